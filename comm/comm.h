@@ -1,0 +1,59 @@
+// comm: who the ranks are and how they exchange bytes. One Comm per group of ranks; counts are elements, never bytes.
+//
+// Collectives block, must be called by all ranks of the group in the same order, and return OK or E_FAILED. A rank that
+// fails elsewhere must not leave its peers waiting: status values are agreed on with comm_agree, and launch/main.c calls
+// comm_abort on the way out of an error that the others do not know of.
+#pragma once
+#include "kernels.h"
+
+typedef struct Comm Comm;
+typedef enum ReduceOp { REDUCE_SUM, REDUCE_MAX, REDUCE_MIN } ReduceOp;
+
+typedef struct CommConfig {
+    const char *kind; // "auto" (mpi when started by mpirun/srun, else self), "self", "mpi", "fake", "nccl"
+    int fake_size;    // kind "fake": how many ranks to pretend
+} CommConfig;
+
+int comm_open(Comm **out, const CommConfig *c);       // the world. Refuses a one-rank world inside a multi-task srun step
+void comm_close(Comm *c);                             // NULL is fine; a barrier first, so that no rank leaves early
+int comm_split(Comm **out, Comm *c, int color, int key); // as MPI_Comm_split
+int comm_rank(const Comm *c);
+int comm_size(const Comm *c);
+int comm_local_rank(const Comm *c); // among the ranks of this node
+int comm_local_size(const Comm *c);
+
+int comm_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op);                       // in place
+int comm_reduce_scatter(Comm *c, void *x_all, void *out_mine, size_t count_each, DType t);       // sum
+int comm_all_gather(Comm *c, const void *mine, void *all, size_t count_each, DType t);
+int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root);
+int comm_barrier(Comm *c);
+// All ranks return the worst status (the most negative but E_PREEMPTED only when nothing is worse). The rank with the fault
+// keeps its error record; others get a record that says which rank failed and is not to be printed again (code set, empty what).
+int comm_agree(Comm *c, int status);
+// Host strings and small structs: rank 0's bytes to all. *data is malloc'ed on the other ranks.
+int comm_broadcast_blob(Comm *c, void **data, size_t *bytes, int root);
+
+_Noreturn void comm_abort(Comm *c, int exit_code); // ends every rank now
+
+typedef struct CommStats {
+    uint64_t calls, bytes; // payload bytes handed in by this rank
+    double wait_ms;
+} CommStats;
+CommStats comm_stats(const Comm *c);
+
+// MPI's communicator of this group, as `MPI_Comm *`, for parallel HDF5 (checkpoint.c) only; NULL when there is none.
+void *comm_mpi_handle(const Comm *c);
+bool comm_launched_by_mpi(void); // the environment says that a launcher started this process
+
+// ---- topo.c: hwloc ----
+typedef struct Topo {
+    int cores;         // physical cores this process may use
+    int pus;           // hardware threads it may use
+    int numa_nodes;
+    size_t memory_bytes; // of the machine, or the cgroup's limit when lower
+    char cpu_model[96];
+} Topo;
+int topo_read(Topo *out);
+// Gives each of the node's ranks its share of the cores this process may use, unless the launcher bound it already or
+// ATTUNE_BIND=none; returns the number of cores of the share (for the thread count). bound[] says what was done, for doctor.
+int topo_bind_share(int local_rank, int local_size, char *bound, size_t bound_bytes);

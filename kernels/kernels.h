@@ -1,0 +1,95 @@
+// kernels: the device layer. One Device has a table of ops (ops.def); model code calls d->op.NAME(d, ...) and knows nothing
+// of CPUs or GPUs. Every op exists twice on the CPU: NAME_ref (plain loops, f64 sums: the specification) and the tuned one;
+// device "cpu-ref" is the table of all references.
+//
+// Shape letters, used in every declaration:
+//   T packed tokens of a micro-batch   S sequences in it    M trained positions (rows that reach the head)
+//   C channels (hidden size)   NH query heads   KV key/value heads   D head size   F feed-forward size   V vocabulary
+//   L layers   R adapter rank   N, K rows and columns of a weight: y (T,N) = x (T,K) · Wᵀ
+//
+// Conventions:
+//   DType t: type of activations and packed weights, BF16 or F32. Sums, statistics, losses and gradients of parameters are
+//     always f32 (or f64 inside); bf16 results are rounded once, to nearest even.
+//   ld*: elements between two rows. Pointers are device memory unless said "host".
+//   "(+)=": the op has an `accumulate` flag; false stores, true adds.
+//   Determinism: every output element is summed in an order that depends on the shapes alone; never on the number of threads,
+//     on scheduling, or on which rows share a micro-batch. No float atomics.
+#pragma once
+#include "base.h"
+
+typedef enum DType { DT_F32, DT_BF16, DT_F16, DT_I64, DT_I32, DT_U8, DT_COUNT } DType;
+size_t dtype_size(DType t);
+const char *dtype_name(DType t); // "f32", "bf16", ...
+
+typedef uint16_t bf16_t; // bit pattern
+static inline float bf16_to_f32(bf16_t b)
+{
+    union { uint32_t u; float f; } v = {.u = (uint32_t)b << 16};
+    return v.f;
+}
+static inline bf16_t f32_to_bf16(float f) // nearest even; NaN stays NaN
+{
+    union { float f; uint32_t u; } v = {.f = f};
+    if ((v.u & 0x7fffffffu) > 0x7f800000u) return (bf16_t)(v.u >> 16 | 0x40);
+    return (bf16_t)((v.u + 0x7fffu + (v.u >> 16 & 1)) >> 16);
+}
+
+// Which queries see which keys. Sequence s owns query rows [q_start[s], q_start[s]+q_len[s]) of q and key rows
+// [k_start[s], k_start[s]+k_len[s]) of k and v; its last query sits at its last key (k_len >= q_len: the rest is a cache).
+// Query i of a sequence sees key j when j <= i + k_len - q_len and, with a window, j > i + k_len - q_len - window.
+typedef struct AttnShape {
+    int S;
+    const int32_t *q_start, *q_len, *k_start, *k_len; // (S), host
+    int NH, KV, D;                                    // query head h reads k/v head h / (NH / KV)
+    float scale;                                      // score = scale * q·k
+    float softcap;                                    // 0: none; else score = cap * tanh(score / cap), before the mask
+    int window;                                       // 0: none
+} AttnShape;
+
+// One linear layer's weight on a device, in the device's own layout (one copy; both directions read it).
+// Made by linear_pack; frozen weights are never held in any other form.
+typedef struct Packed {
+    DType t;
+    int N, K;   // logical shape
+    void *data; // device memory, d->op.packed_bytes(d, t, N, K) bytes, 64-byte aligned
+} Packed;
+
+// A low-rank second product beside a linear: y += s · Bᵀ, dx += ds · A. r == 0: none.
+typedef struct LowRank {
+    int R;
+    const void *s; // forward: s (T,R), the scaled x·Aᵀ.  backward: ds (T,R), the scaled dy·B.  row stride lds
+    int lds;
+    const Packed *w; // forward: B (N,R).  backward: A (R,K)
+} LowRank;
+
+typedef struct Device Device;
+
+typedef struct OpTable {
+#define OP(name, args) void(*name) args;
+#include "ops.def"
+#undef OP
+} OpTable;
+
+struct Device {
+    const char *name; // "cpu", "cpu-ref", "cuda"
+    OpTable op;
+    // Memory of the device. On CPUs these are the host's.
+    int (*upload)(Device *d, void *dst, const void *host_src, size_t bytes);
+    int (*download)(Device *d, void *host_dst, const void *src, size_t bytes);
+    int (*sync)(Device *d); // waits for everything submitted; reports what failed
+    size_t (*packed_bytes)(const Device *d, DType t, int N, int K);
+    size_t (*scratch_bytes)(const Device *d); // what the device holds for its own use now
+    void (*close)(Device *d);
+    void *impl;
+};
+
+typedef struct DeviceConfig {
+    const char *name; // "auto", "cpu", "cpu-ref", "cuda"
+    int index;        // which GPU
+    int threads;      // CPU threads; 0: OMP_NUM_THREADS, else all the rank may use
+} DeviceConfig;
+int device_open(Device **out, const DeviceConfig *c); // E_MISSING when the device is not there
+void device_close(Device *d);                         // NULL is fine
+// "avx512-bf16", "avx2", "generic": what the tuned CPU kernels will use. ATTUNE_ISA=NAME lowers it (tests do).
+const char *cpu_isa(void);
+bool cpu_has_fast_bf16(void);

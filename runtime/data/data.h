@@ -1,0 +1,107 @@
+// data: JSONL files become rows of token ids with a mask of the trained ones (source.c), rows become micro-batches (pack.c),
+// and a prefetching loader hands a step's micro-batches to the training loop (loader.c).
+//
+// Which tokens are trained is decided by position, never by token id. Rendered chat text is tokenized with no special tokens
+// added.
+#pragma once
+#include "text/template.h"
+#include "text/tokenizer.h"
+
+typedef struct Row {
+    int32_t *ids;   // (n)
+    uint8_t *train; // (n): 1 when the token's log-probability counts (token 0 never does)
+    int n;
+    int prompt;     // tokens before the first trained one
+    int64_t line;   // 1-based line in the file
+} Row;
+
+typedef struct RowStats {
+    int64_t rows, dropped_long, cut_long, duplicates; // rows kept; rows longer than max_tokens; exact duplicates (kept)
+    int64_t tokens, trained_tokens, longest;
+} RowStats;
+
+typedef struct DataConfig {
+    const char *path;
+    const char *format;   // "auto" or one of the names in source.c's table
+    const char *loss_on;  // "completion" or "all"
+    const char *overlong; // "drop" or "cut"
+    int max_tokens;
+    const char *template_path; // recipe's data.template: "auto" (the model's own) or a file
+    const char *model_path;
+    int vocab;            // ids must be below this
+    int threads;
+    bool allow_prompt_only; // generation: rows without a completion are fine
+} DataConfig;
+
+typedef struct Dataset Dataset;
+// Reads, validates and tokenizes the whole file. E_INPUT names FILE:LINE: not JSON, no role, null or empty content, unknown
+// format, non-UTF-8, trains zero tokens, template raised. tok may be NULL for "tokens" rows only.
+int dataset_open(Dataset **out, const DataConfig *c, const Tokenizer *tok);
+void dataset_close(Dataset *d);
+int64_t dataset_rows(const Dataset *d);
+const Row *dataset_row(const Dataset *d, int64_t i);
+RowStats dataset_stats(const Dataset *d);
+const char *dataset_format(const Dataset *d);
+uint64_t dataset_digest(const Dataset *d); // of ids and masks: a resumed run checks that it sees the same data
+// For generation and ROUGE: the rendered prompt's ids (with the generation prompt) and the reference completion's text.
+// Not for "text" and "tokens" rows (E_INPUT). *reference is owned by the dataset and NULL when the row has none.
+int dataset_prompt(const Dataset *d, int64_t i, const int32_t **ids, int *n, const char **reference);
+const char *dataset_line(const Dataset *d, int64_t i, size_t *bytes); // the input line as read, for outputs that extend it
+
+// ---- packing: the rows of one step into micro-batches; looks at lengths only, never at the number of ranks ----
+typedef struct Micro {
+    int first, rows; // slice of PackPlan.order
+    int tokens;
+} Micro;
+typedef struct PackPlan {
+    int *order; // (n) positions in the step's row list, micro-batch by micro-batch
+    Micro *micro;
+    int n_micro;
+} PackPlan; // zero-initialise; pack_free. Reused between steps without allocation once large enough.
+// best-fit decreasing into at most `capacity` tokens each (a longer row stands alone); pack=false: one row each
+void pack_rows(PackPlan *p, const int *lengths, int n, int capacity, bool pack);
+// Deals micro-batches to `ranks` (longest first to the least loaded); owner (n_micro). Ties by index: same on every rank.
+void pack_deal(const PackPlan *p, int ranks, int *owner);
+void pack_free(PackPlan *p);
+
+// ---- a micro-batch as the model takes it (host memory) ----
+typedef struct Batch {
+    int T, S, M;                  // packed tokens, sequences, trained positions
+    int32_t *tokens, *pos;        // (T); pos restarts at 0 in each sequence
+    int32_t *seq_start, *seq_len; // (S)
+    uint64_t *row_key;            // (T) identity of a token for random masks: hash of (seed, step, row, position)
+    int32_t *head_row;            // (M) row of the hidden state that predicts trained token i
+    int32_t *target;              // (M) the trained token
+    int64_t *row;                 // (S) dataset row
+    int32_t *head_seq;            // (M) which sequence trained token i belongs to
+} Batch;
+
+typedef struct StepBatches {
+    Batch *batch; // this data-parallel rank's micro-batches, in micro-batch order
+    int *micro_index; // (n) index of the micro-batch within the step, the same whatever the number of ranks
+    int n;
+    int n_micro;          // of the whole step over all ranks
+    int64_t step, tokens, trained_tokens; // of the whole step over all ranks
+} StepBatches;
+
+typedef struct LoaderConfig {
+    const Dataset *data;
+    uint64_t seed;
+    bool shuffle, pack;
+    int batch, micro_tokens;
+    int data_rank, data_size;
+    int64_t steps; // total; wraps around the data, reshuffled by (seed, epoch)
+} LoaderConfig;
+typedef struct Loader Loader;
+int loader_open(Loader **out, const LoaderConfig *c, int64_t first_step); // starts the prefetch thread
+void loader_close(Loader *l);
+int loader_next(Loader *l, const StepBatches **out); // valid until the next call; steps come in order
+int64_t loader_steps_per_epoch(const Dataset *d, int batch); // rows/batch rounded up
+// Dataset row of position i of step `step`: unshuffled (step*batch+i) mod rows; shuffled by a permutation keyed by (seed, epoch)
+int64_t loader_row(const LoaderConfig *c, int64_t step, int i);
+// Upper bounds over the run, for sizing arenas: tokens, sequences, trained tokens of the largest micro-batch, and micro-batches
+// per step
+typedef struct LoaderBounds {
+    int T, S, M, micros;
+} LoaderBounds;
+LoaderBounds loader_bounds(const LoaderConfig *c);

@@ -1,0 +1,33 @@
+// checkpoint: OUTPUT/checkpoints/step-00000100/{state.h5, MANIFEST}. state.h5 is one parallel-HDF5 file of global tensors: each
+// rank writes the hyperslabs it owns, any other layout reads its own. A step directory is published whole: written beside,
+// flushed, closed, fsynced, digested, renamed, the parent fsynced; never changed afterwards. HDF5 is included here only.
+#pragma once
+#include "comm.h"
+
+// One global tensor and this rank's part of it: rows [row0, row0+rows), columns [col0, col0+cols) (1-D: cols = 1).
+typedef struct CkptTensor {
+    const char *name; // "model/NAME", "adapter/NAME", "optim/NAME/m", ... ('/' separates HDF5 groups)
+    DType t;          // F32, BF16, I64, U8
+    int64_t shape[2]; // global; 1-D: {n, 1}
+    int64_t row0, rows, col0, cols;
+    void *data;       // host memory, contiguous (rows, cols); on save read, on load written. rows == 0: this rank has no part
+} CkptTensor;
+
+typedef struct CkptMeta {
+    int64_t step;
+    char *json; // everything that is not a tensor: recipe text, data cursor, seeds, schedule position, versions, digests
+} CkptMeta;
+
+// Collective. Ends published on all ranks or on none. Keeps the newest `keep` (0: all) that verify.
+int checkpoint_save(Comm *c, const char *output, const CkptMeta *meta, const CkptTensor *t, int n, int keep);
+// Collective. Finds the newest step directory whose MANIFEST verifies (damaged ones are skipped with a warning that says what
+// is wrong); *step = -1 when there is none. dir (malloc'ed) on every rank.
+int checkpoint_find(Comm *c, const char *output, int64_t *step, char **dir);
+// Collective. The meta JSON, then tensors into data; E_INPUT when a tensor is missing or of another shape.
+int checkpoint_load_meta(Comm *c, const char *dir, CkptMeta *out);
+int checkpoint_load(Comm *c, const char *dir, const CkptTensor *t, int n);
+void checkpoint_meta_free(CkptMeta *m);
+
+// Without MPI: for inspect and convert. Calls fn for every dataset (shape filled, data NULL).
+int checkpoint_verify(const char *dir);
+int checkpoint_list(const char *dir, int (*fn)(void *ctx, const CkptTensor *t), void *ctx);
