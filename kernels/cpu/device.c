@@ -1,0 +1,146 @@
+// The CPU devices: "cpu", the table of tuned ops, and "cpu-ref", the table of references. Owns threads, the choice of
+// instruction set and scratch memory; the ops are in the other files of this folder.
+#include "cpu.h"
+#include "gemm.h"
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- instruction set ------------------------------------------------------------------------------------------------
+static const char *const isa_names[ISA_COUNT] = {
+    [ISA_GENERIC] = "generic", [ISA_AVX2] = "avx2", [ISA_AVX512_BF16] = "avx512-bf16"};
+
+static CpuIsa machine_isa(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return ISA_GENERIC;
+    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    return avx512 && __builtin_cpu_supports("avx512bf16") ? ISA_AVX512_BF16 : ISA_AVX2;
+#else
+    return ISA_GENERIC;
+#endif
+}
+
+CpuIsa cpu_isa_level(void)
+{
+    CpuIsa have = machine_isa();
+    const char *want = getenv("ATTUNE_ISA");
+    for (int i = 0; want && i < ISA_COUNT; i++)
+        if (streq(want, isa_names[i])) return MIN((CpuIsa)i, have);
+    return have;
+}
+
+const char *cpu_isa(void) { return isa_names[cpu_isa_level()]; }
+bool cpu_has_fast_bf16(void) { return cpu_isa_level() >= ISA_AVX512_BF16; }
+
+// ---- scratch --------------------------------------------------------------------------------------------------------
+static void *scratch_reserve(ThreadScratch *s, size_t bytes)
+{
+    if (bytes > s->bytes) {
+        free(s->data);
+        s->bytes = ROUND_UP(bytes + bytes / 4, CACHE_LINE); // some room: requests of one op differ a little
+        s->data = aligned_alloc(CACHE_LINE, s->bytes);
+        ASSERT(s->data);
+    }
+    return s->data;
+}
+
+void *cpu_thread_scratch(Device *d, size_t bytes)
+{
+    int i = omp_get_thread_num();
+    ASSERT(i < cpu_threads(d));
+    return scratch_reserve(&cpu_of(d)->scratch[i], bytes);
+}
+
+void *cpu_shared_scratch(Device *d, size_t bytes)
+{
+    return scratch_reserve(&cpu_of(d)->scratch[cpu_threads(d)], bytes);
+}
+
+static size_t cpu_scratch_bytes(const Device *d)
+{
+    size_t sum = 0;
+    for (int i = 0; i <= cpu_threads(d); i++) sum += cpu_of(d)->scratch[i].bytes;
+    return sum;
+}
+
+// Tuned ops that are not linked yet are answered by their references.
+#define OP(name, args)                                                                                                 \
+    extern __typeof__(name) name __attribute__((weak));                                                                \
+    extern __typeof__(name) name##_ref __attribute__((weak));
+#include "../ops.def"
+#undef OP
+
+// ---- the device -----------------------------------------------------------------------------------------------------
+// Device memory is host memory, and an op has finished when it returns.
+static int cpu_copy(Device *d, void *dst, const void *src, size_t bytes)
+{
+    (void)d;
+    if (bytes && dst != src) memmove(dst, src, bytes);
+    return OK;
+}
+
+static int cpu_sync(Device *d)
+{
+    (void)d;
+    return OK;
+}
+
+static size_t cpu_packed_bytes(const Device *d, DType t, int N, int K)
+{
+    (void)d;
+    return packed_bytes(t, N, K);
+}
+
+static void cpu_close(Device *d)
+{
+    CpuDevice *c = cpu_of(d);
+    for (int i = 0; i <= c->threads; i++) free(c->scratch[i].data);
+    free(c->scratch);
+    free(c);
+    free(d);
+}
+
+static int open_with(Device **out, const DeviceConfig *c, const char *name, const OpTable *op)
+{
+    if (c->threads < 0 || c->threads > 4096)
+        return fail(E_INPUT, "device", "0 takes OMP_NUM_THREADS, or all the rank may use", "%d threads", c->threads);
+    CpuDevice *cpu = xcalloc(1, sizeof *cpu);
+    cpu->isa = cpu_isa_level();
+    cpu->threads = c->threads ? c->threads : omp_get_max_threads();
+    cpu->scratch = xcalloc((size_t)cpu->threads + 1, sizeof *cpu->scratch);
+    Device *d = xcalloc(1, sizeof *d);
+    *d = (Device){.name = name,
+                  .op = *op,
+                  .upload = cpu_copy,
+                  .download = cpu_copy,
+                  .sync = cpu_sync,
+                  .packed_bytes = cpu_packed_bytes,
+                  .scratch_bytes = cpu_scratch_bytes,
+                  .close = cpu_close,
+                  .impl = cpu};
+    *out = d;
+    return OK;
+}
+
+int cpu_device_open(Device **out, const DeviceConfig *c)
+{
+    const OpTable tuned = {
+#define OP(name, args) .name = name ? name : name##_ref,
+#include "../ops.def"
+#undef OP
+    };
+    return open_with(out, c, "cpu", &tuned);
+}
+
+int cpu_ref_device_open(Device **out, const DeviceConfig *c)
+{
+    const OpTable references = {
+#define OP(name, args) .name = name##_ref,
+#include "../ops.def"
+#undef OP
+    };
+    return open_with(out, c, "cpu-ref", &references);
+}

@@ -1,0 +1,96 @@
+// Linear layers: y = x·Wᵀ [+ s·Bᵀ] [+ bias] [+ residual] and dx = dy·W [+ ds·A], W held as panels (gemm.h).
+//
+//   linear_fwd   2·T·N·K FLOPs, reads W once; the low-rank term is a second sum in the same accumulators: +R/K work and no
+//                further pass over y. Nothing is saved.
+//   linear_dx    the same count; its panels are turned from the forward ones, a few per cent of the time.
+// Owns the order of elements in a pack (linear_pack, linear_unpack). Weight gradients are in linear_grad.c.
+#include "gemm.h"
+#include <string.h>
+
+// ---- packing --------------------------------------------------------------------------------------------------------
+static void check_rows(const Packed *w, int n0, int rows)
+{
+    ASSERT(w->t == DT_F32 || w->t == DT_BF16);
+    ASSERT(n0 >= 0 && rows >= 0 && n0 <= w->N - rows);
+}
+
+// Elements of a column of W in a panel, with the zero that completes the last pair.
+static int padded_k(const Packed *w) { return w->t == DT_BF16 ? ROUND_UP(w->K, 2) : w->K; }
+
+static void pack_row(const Packed *w, int n, const void *src, DType src_t)
+{
+    for (int k = 0; k < w->K; k++) cpu_store(w->data, w->t, packed_index(w, n, k), cpu_load(src, src_t, k));
+    for (int k = w->K; k < padded_k(w); k++) cpu_store(w->data, w->t, packed_index(w, n, k), 0);
+}
+
+static void zero_row(const Packed *w, int n)
+{
+    for (int k = 0; k < padded_k(w); k++) cpu_store(w->data, w->t, packed_index(w, n, k), 0);
+}
+
+void linear_pack_ref(Device *d, Packed *w, int n0, int rows, const void *src, DType src_t, int64_t ld)
+{
+    (void)d;
+    check_rows(w, n0, rows);
+    for (int i = 0; i < rows; i++) pack_row(w, n0 + i, cpu_at(src, src_t, i * ld), src_t);
+    if (n0 + rows < w->N) return;
+    for (int n = w->N; n < ROUND_UP(w->N, PANEL); n++) zero_row(w, n);
+}
+
+void cpu_unpack_rows(const Packed *w, int n0, int rows, void *dst, DType dst_t, int64_t ld)
+{
+    check_rows(w, n0, rows);
+    for (int i = 0; i < rows; i++)
+        for (int k = 0; k < w->K; k++)
+            cpu_store(dst, dst_t, i * ld + k, cpu_load(w->data, w->t, packed_index(w, n0 + i, k)));
+}
+
+void linear_unpack_ref(Device *d, const Packed *w, int n0, int rows, void *dst, DType dst_t, int64_t ld)
+{
+    (void)d;
+    cpu_unpack_rows(w, n0, rows, dst, dst_t, ld);
+}
+
+// ---- references -----------------------------------------------------------------------------------------------------
+static float weight_at(const Packed *w, int n, int k) { return cpu_load(w->data, w->t, packed_index(w, n, k)); }
+
+static double dot_row(const Packed *w, int n, const void *x, DType t) // Σ_k x[k] W[n][k]
+{
+    double sum = 0;
+    for (int k = 0; k < w->K; k++) sum += (double)cpu_load(x, t, k) * weight_at(w, n, k);
+    return sum;
+}
+
+static double dot_column(const Packed *w, int k, const void *dy, DType t) // Σ_n dy[n] W[n][k]
+{
+    double sum = 0;
+    for (int n = 0; n < w->N; n++) sum += (double)cpu_load(dy, t, n) * weight_at(w, n, k);
+    return sum;
+}
+
+void linear_fwd_ref(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const Packed *w,
+                    const LowRank *lr, const void *bias, const void *residual, int T)
+{
+#pragma omp parallel for num_threads(cpu_threads(d))
+    for (int i = 0; i < T; i++)
+        for (int n = 0; n < w->N; n++) {
+            double sum = dot_row(w, n, cpu_at(x, t, i * ldx), t);
+            if (lr && lr->R) sum += dot_row(lr->w, n, cpu_at(lr->s, t, (int64_t)i * lr->lds), t);
+            if (bias) sum += cpu_load(bias, t, n);
+            if (residual) sum += cpu_load(residual, t, i * ldy + n);
+            cpu_store(y, t, i * ldy + n, (float)sum);
+        }
+}
+
+void linear_dx_ref(Device *d, DType t, void *dx, int64_t lddx, const void *dy, int64_t lddy, const Packed *w,
+                   const LowRank *lr, bool accumulate, int T)
+{
+#pragma omp parallel for num_threads(cpu_threads(d))
+    for (int i = 0; i < T; i++)
+        for (int k = 0; k < w->K; k++) {
+            double sum = dot_column(w, k, cpu_at(dy, t, i * lddy), t);
+            if (lr && lr->R) sum += dot_column(lr->w, k, cpu_at(lr->s, t, (int64_t)i * lr->lds), t);
+            if (accumulate) sum += cpu_load(dx, t, i * lddx + k);
+            cpu_store(dx, t, i * lddx + k, (float)sum);
+        }
+}

@@ -1,0 +1,28 @@
+// The adapter's inner products: s = scale · x·Aᵀ (T,R) on the way forward, ds = scale · dy·B (T,R) on the way back.
+// The outer products are the second sum of linear_fwd and linear_dx; the gradients of A and B are linear_dw.
+#include "gemm.h"
+
+void lora_s_ref(Device *d, DType t, void *s, int64_t lds, const void *x, int64_t ldx, const Packed *a, float scale, int T)
+{
+#pragma omp parallel for num_threads(cpu_threads(d))
+    for (int i = 0; i < T; i++)
+        for (int r = 0; r < a->N; r++) {
+            double sum = 0;
+            for (int k = 0; k < a->K; k++)
+                sum += (double)cpu_load(x, t, i * ldx + k) * cpu_load(a->data, a->t, packed_index(a, r, k));
+            cpu_store(s, t, i * lds + r, (float)(scale * sum));
+        }
+}
+
+void lora_ds_ref(Device *d, DType t, void *ds, int64_t ldds, const void *dy, int64_t lddy, const Packed *b, float scale,
+                 int T)
+{
+#pragma omp parallel for num_threads(cpu_threads(d))
+    for (int i = 0; i < T; i++)
+        for (int r = 0; r < b->K; r++) {
+            double sum = 0;
+            for (int n = 0; n < b->N; n++)
+                sum += (double)cpu_load(dy, t, i * lddy + n) * cpu_load(b->data, b->t, packed_index(b, n, r));
+            cpu_store(ds, t, i * ldds + r, (float)(scale * sum));
+        }
+}
