@@ -201,6 +201,7 @@ void *arena_alloc(Arena *a, size_t bytes)
 
 size_t arena_mark(const Arena *a) { return a->used; }
 size_t arena_peak(const Arena *a) { return a->peak; }
+bool arena_measuring(const Arena *a) { return !a->base; }
 void arena_reset(Arena *a, size_t mark)
 {
     ASSERT(mark <= a->used);
@@ -264,6 +265,25 @@ void buf_free(Buf *b)
 {
     free(b->data);
     memset(b, 0, sizeof *b);
+}
+
+int edit_distance(const char *a, const char *b)
+{
+    enum { LIMIT = 63 };
+    int n = (int)strnlen(a, LIMIT), m = (int)strnlen(b, LIMIT);
+    uint8_t d[LIMIT + 1][LIMIT + 1];
+    for (int i = 0; i <= n; i++) d[i][0] = (uint8_t)i;
+    for (int j = 0; j <= m; j++) d[0][j] = (uint8_t)j;
+    for (int i = 1; i <= n; i++) {
+        for (int j = 1; j <= m; j++) {
+            int best = MIN(d[i - 1][j], d[i][j - 1]) + 1;
+            best = MIN(best, d[i - 1][j - 1] + (a[i - 1] != b[j - 1]));
+            bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            if (swapped) best = MIN(best, d[i - 2][j - 2] + 1);
+            d[i][j] = (uint8_t)best;
+        }
+    }
+    return d[n][m];
 }
 
 // ---- files ----------------------------------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ void *arena_alloc(Arena *a, size_t bytes);       // 0 bytes gives NULL, so that 
 size_t arena_mark(const Arena *a);               // bytes in use now
 void arena_reset(Arena *a, size_t mark);         // gives back what was allocated since mark
 size_t arena_peak(const Arena *a);               // largest use so far, bytes
+bool arena_measuring(const Arena *a);
 
 // A growable byte string, always NUL-terminated once written to. Zero-initialise; free with buf_free.
 typedef struct Buf {
@@ -103,6 +104,10 @@ void buf_puts(Buf *b, const char *s);
 void buf_printf(Buf *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void buf_json_string(Buf *b, const char *utf8, size_t bytes); // quoted and escaped
 void buf_free(Buf *b);
+
+// Damerau-Levenshtein distance (optimal string alignment): insertions, deletions, replacements, swaps of neighbours. For the
+// "did you mean" of hints; strings are compared up to 63 bytes.
+int edit_distance(const char *a, const char *b);
 
 #define COUNT_OF(a)   (sizeof(a) / sizeof((a)[0]))
 #define MIN(a, b)     ((a) < (b) ? (a) : (b))
