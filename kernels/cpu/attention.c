@@ -1,0 +1,148 @@
+// attention: packed, causal, grouped-query attention with cache, window and softcap.
+// Owns the references and the drivers that cut the work into tasks. Does not own the inner loops:
+// attention_kernels.h, spelled once for all instruction sets.
+//
+// For query i and key j of a sequence, in head h (k/v head h / (NH / KV)), with off = k_len - q_len:
+//   z = scale q.k      s = z, or cap tanh(z / cap)      visible: j <= i + off and (no window or j > i + off -
+//   window) lse = log sum_j exp(s)      p = exp(s - lse)        o = sum_j p v delta = dout.o     dp = dout.v
+//   dz = p (dp - delta) (1 - (s/cap)^2 with softcap) dv += p dout       dq += scale dz k                 dk
+//   += scale dz q
+// Saved for backward: o and lse. FLOPs forward 4 D per visible pair and head, backward 10 D; bytes are
+// negligible beside. lse is (NH, TQ), TQ = max over sequences of q_start + q_len. Rows that belong to no
+// sequence are left as they are.
+#include "cpu.h"
+#include <math.h>
+#include <string.h>
+
+static int query_rows(const AttnShape *a)
+{
+    int rows = 0;
+    for (int s = 0; s < a->S; s++) rows = MAX(rows, a->q_start[s] + a->q_len[s]);
+    return rows;
+}
+
+// ---- references
+// -----------------------------------------------------------------------------------------------------
+typedef struct Visible { // keys [from, to) of a query
+    int from, to;
+} Visible;
+
+static Visible visible_keys(const AttnShape *a, int s, int i)
+{
+    int to = i + a->k_len[s] - a->q_len[s] + 1;
+    return (Visible){a->window ? MAX(to - a->window, 0) : 0, to};
+}
+
+static double dot_ref(DType t, const void *x, int64_t x_at, const void *y, int64_t y_at, int n)
+{
+    double sum = 0;
+    for (int c = 0; c < n; c++) sum += (double)cpu_load(x, t, x_at + c) * cpu_load(y, t, y_at + c);
+    return sum;
+}
+
+static double score_ref(const AttnShape *a, double dot)
+{
+    double z = a->scale * dot, cap = a->softcap;
+    return cap > 0 ? cap * tanh(z / cap) : z;
+}
+
+// One query row of one head: p (k_len) is scratch. Returns log-sum-exp.
+static double attn_row_ref(DType t, void *o, int64_t o_at, const void *q, int64_t q_at, const void *k,
+                           const void *v, int64_t kv_at, int64_t ldkv, const AttnShape *a, Visible see,
+                           double *p)
+{
+    double top = -INFINITY, sum = 0;
+    for (int j = see.from; j < see.to; j++) {
+        p[j] = score_ref(a, dot_ref(t, q, q_at, k, kv_at + j * ldkv, a->D));
+        top = fmax(top, p[j]);
+    }
+    for (int j = see.from; j < see.to; j++) sum += p[j] = exp(p[j] - top);
+    for (int c = 0; c < a->D; c++) {
+        double out = 0;
+        for (int j = see.from; j < see.to; j++) out += p[j] * cpu_load(v, t, kv_at + j * ldkv + c);
+        cpu_store(o, t, o_at + c, (float)(out / sum));
+    }
+    return top + log(sum);
+}
+
+void attn_fwd_ref(Device *d, DType t, void *o, int64_t ldo, float *lse, const void *q, int64_t ldq,
+                  const void *k, const void *v, int64_t ldkv, const AttnShape *a)
+{
+    int TQ = query_rows(a), group = a->NH / a->KV;
+    for (int s = 0; s < a->S; s++) {
+        double *p = cpu_thread_scratch(d, (size_t)a->k_len[s] * sizeof(double));
+        for (int h = 0; h < a->NH; h++)
+            for (int i = 0; i < a->q_len[s]; i++) {
+                int64_t row = a->q_start[s] + i, kv_at = a->k_start[s] * ldkv + h / group * a->D;
+                double l = attn_row_ref(t, o, row * ldo + h * a->D, q, row * ldq + h * a->D, k, v, kv_at,
+                                        ldkv, a, visible_keys(a, s, i), p);
+                if (lse) lse[(int64_t)h * TQ + row] = (float)l;
+            }
+    }
+}
+
+typedef struct BwdRow { // one query row of one head; positions are element offsets
+    const void *dout, *o, *q, *k, *v;
+    int64_t o_at, q_at, kv_at, ldkv;
+    double lse;
+    Visible see;
+} BwdRow;
+
+// dq (D) is stored, dk and dv (k_len, D) are added to.
+static void attn_bwd_row_ref(DType t, const AttnShape *a, const BwdRow *r, double *dq, double *dk, double *dv)
+{
+    int D = a->D;
+    double delta = dot_ref(t, r->dout, r->o_at, r->o, r->o_at, D);
+    for (int c = 0; c < D; c++) dq[c] = 0;
+    for (int j = r->see.from; j < r->see.to; j++) {
+        int64_t at = r->kv_at + j * r->ldkv;
+        double s = score_ref(a, dot_ref(t, r->q, r->q_at, r->k, at, D)), p = exp(s - r->lse);
+        double dz = p * (dot_ref(t, r->dout, r->o_at, r->v, at, D) - delta) * a->scale;
+        if (a->softcap > 0) dz *= 1 - s / a->softcap * (s / a->softcap);
+        for (int c = 0; c < D; c++) {
+            dq[c] += dz * cpu_load(r->k, t, at + c);
+            dk[(int64_t)j * D + c] += dz * cpu_load(r->q, t, r->q_at + c);
+            dv[(int64_t)j * D + c] += p * cpu_load(r->dout, t, r->o_at + c);
+        }
+    }
+}
+
+static void store_rows_ref(DType t, void *y, int64_t at, int64_t ld, const double *x, int rows, int n)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int c = 0; c < n; c++) cpu_store(y, t, at + i * ld + c, (float)x[i * n + c]);
+}
+
+void attn_bwd_ref(Device *d, DType t, void *dq, int64_t lddq, void *dk, void *dv, int64_t lddkv,
+                  const void *dout, const void *o, int64_t ldo, const float *lse, const void *q, int64_t ldq,
+                  const void *k, const void *v, int64_t ldkv, const AttnShape *a)
+{
+    int TQ = query_rows(a), group = a->NH / a->KV, D = a->D;
+    for (int s = 0; s < a->S; s++) {
+        size_t keys = (size_t)a->k_len[s] * D;
+        double *dk_sum = cpu_thread_scratch(d, (2 * keys + D) * sizeof(double)), *dv_sum = dk_sum + keys;
+        double *dq_row = dv_sum + keys;
+        for (int g = 0; g < a->KV; g++) {
+            memset(dk_sum, 0, 2 * keys * sizeof(double));
+            for (int h = g * group; h < (g + 1) * group; h++)
+                for (int i = 0; i < a->q_len[s]; i++) {
+                    int64_t row = a->q_start[s] + i;
+                    BwdRow r = {dout,
+                                o,
+                                q,
+                                k,
+                                v,
+                                row * ldo + h * D,
+                                row * ldq + h * D,
+                                a->k_start[s] * ldkv + g * D,
+                                ldkv,
+                                lse[(int64_t)h * TQ + row],
+                                visible_keys(a, s, i)};
+                    attn_bwd_row_ref(t, a, &r, dq_row, dk_sum, dv_sum);
+                    store_rows_ref(t, dq, row * lddq + h * D, lddq, dq_row, 1, D);
+                }
+            store_rows_ref(t, dk, a->k_start[s] * lddkv + g * D, lddkv, dk_sum, a->k_len[s], D);
+            store_rows_ref(t, dv, a->k_start[s] * lddkv + g * D, lddkv, dv_sum, a->k_len[s], D);
+        }
+    }
+}

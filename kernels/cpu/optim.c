@@ -1,0 +1,61 @@
+// optim: AdamW, sums of squares for the gradient norm, and order-free gradient sums in fixed point.
+// Owns the arithmetic of one tensor; what is clipped, decayed or reduced, and when, is the business of
+// runtime/optim and sharding.
+//
+//   adamw   g' = g g_scale, m = b1 m + (1-b1) g', v = b2 v + (1-b2) g'^2, p = p - lr wd p - lr (m/c1) /
+//   (sqrt(v/c2) + eps),
+//           c1 = 1 - b1^step, c2 = 1 - b2^step                          (Loshchilov & Hutter 2019)   28 bytes
+//           per element
+//   fix     integers add in any order to the same sum: 2^-44 apart, so that gradients down to 1e-8 keep six
+//   digits, and
+//           2^19 = 524288 is the largest sum. Values of FIX_LIMIT and up are refused.
+#include "cpu.h"
+#include <math.h>
+
+#define FIX_SCALE 0x1p44 // 2^GRAD_FIX_BITS of sharding.h
+#define FIX_LIMIT 5.2e5
+
+enum { SUM_BLOCK = 4096 };
+
+// ---- references
+// -----------------------------------------------------------------------------------------------------
+void adamw_ref(Device *d, float *p, float *m, float *v, const float *g, float g_scale, float lr, float beta1,
+               float beta2, float eps, float wd, int64_t step, size_t n)
+{
+    (void)d;
+    double b1 = beta1, b2 = beta2, c1 = 1 - pow(b1, (double)step), c2 = 1 - pow(b2, (double)step);
+    for (size_t i = 0; i < n; i++) {
+        double gi = (double)g[i] * g_scale;
+        double mi = b1 * m[i] + (1 - b1) * gi, vi = b2 * v[i] + (1 - b2) * gi * gi;
+        double decayed = p[i] - (double)lr * wd * p[i];
+        m[i] = (float)mi;
+        v[i] = (float)vi;
+        p[i] = (float)(decayed - lr * (mi / c1) / (sqrt(vi / c2) + eps));
+    }
+}
+
+void sum_squares_ref(Device *d, double *out, const float *x, size_t n)
+{
+    (void)d;
+    *out = 0;
+    for (size_t i = 0; i < n; i += SUM_BLOCK) {
+        double sum = 0;
+        for (size_t j = i; j < MIN(n, i + SUM_BLOCK); j++) sum += (double)x[j] * x[j];
+        *out += sum;
+    }
+}
+
+void fix_add_ref(Device *d, int64_t *acc, const float *g, size_t n, int *overflow)
+{
+    (void)d;
+    for (size_t i = 0; i < n; i++)
+        if (!(fabs((double)g[i]) < FIX_LIMIT) ||
+            __builtin_add_overflow(acc[i], llrint(g[i] * FIX_SCALE), &acc[i]))
+            *overflow = 1;
+}
+
+void fix_read_ref(Device *d, float *g, const int64_t *acc, size_t n)
+{
+    (void)d;
+    for (size_t i = 0; i < n; i++) g[i] = (float)((double)acc[i] / FIX_SCALE);
+}
