@@ -76,6 +76,7 @@ struct Device {
     // Memory of the device. On CPUs these are the host's.
     int (*upload)(Device *d, void *dst, const void *host_src, size_t bytes);
     int (*download)(Device *d, void *host_dst, const void *src, size_t bytes);
+    int (*zero)(Device *d, void *dst, size_t bytes);
     int (*sync)(Device *d); // waits for everything submitted; reports what failed
     size_t (*packed_bytes)(const Device *d, DType t, int N, int K);
     size_t (*scratch_bytes)(const Device *d); // what the device holds for its own use now
