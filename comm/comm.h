@@ -17,6 +17,8 @@ typedef struct CommConfig {
 int comm_open(Comm **out, const CommConfig *c);       // the world. Refuses a one-rank world inside a multi-task srun step
 void comm_close(Comm *c);                             // NULL is fine; a barrier first, so that no rank leaves early
 int comm_split(Comm **out, Comm *c, int color, int key); // as MPI_Comm_split
+// The ranks as a grid of `columns` columns, rank r at row r / columns: the group of this rank's row, or of its column.
+int comm_split_grid(Comm **out, Comm *c, int columns, bool row);
 int comm_rank(const Comm *c);
 int comm_size(const Comm *c);
 int comm_local_rank(const Comm *c); // among the ranks of this node

@@ -1,0 +1,287 @@
+// comm: the one owner of collectives. Picks the kind of communicator, checks arguments, counts bytes and
+// time; the exchange itself is in comm_KIND.c. Also what is built out of collectives and so is the same for
+// every kind: comm_agree and comm_broadcast_blob.
+#include "comm_impl.h"
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const CommOps *const kinds[] = {
+#define COMM(kind) &comm_##kind,
+#include "comms.def"
+#undef COMM
+};
+
+// ---- launchers
+// ------------------------------------------------------------------------------------------------------
+bool comm_launched_by_mpi(void)
+{
+    static const char *const marks[] = {"PMI_RANK", "PMI_SIZE", "PMI_FD", "PMIX_RANK",
+                                        "OMPI_COMM_WORLD_RANK"};
+    for (size_t i = 0; i < COUNT_OF(marks); i++)
+        if (getenv(marks[i])) return true;
+    return false;
+}
+
+static int env_int(const char *name)
+{
+    const char *s = getenv(name);
+    return s ? atoi(s) : 0;
+}
+
+// A launcher that speaks another protocol than our MPI starts N processes that each believe they are alone;
+// they would train N times and overwrite each other. The launcher's own variables give it away.
+static int refuse_lonely_rank(const Comm *c)
+{
+    if (c->size > 1) return OK;
+    int tasks = env_int("SLURM_STEP_NUM_TASKS");
+    if (!tasks && getenv("SLURM_STEP_ID")) tasks = env_int("SLURM_NTASKS");
+    if (tasks > 1)
+        return fail(E_INPUT, "srun",
+                    "start it with `srun --mpi=pmi2`, or with `mpirun` inside the batch script",
+                    "this Slurm step has %d tasks, but each of them sees a world of one rank", tasks);
+    int ompi = env_int("OMPI_COMM_WORLD_SIZE");
+    if (ompi > 1)
+        return fail(E_INPUT, "mpirun",
+                    "start it with the mpirun of the MPI it was built with (`attune doctor` names it)",
+                    "Open MPI's mpirun started %d processes, but each of them sees a world of one rank",
+                    ompi);
+    return OK;
+}
+
+static int find_kind(const char *name, const CommOps **out)
+{
+    if (!name || streq(name, "auto")) name = comm_launched_by_mpi() ? "mpi" : "self";
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        if (!streq(kinds[i]->name, name)) continue;
+        *out = kinds[i];
+        return OK;
+    }
+    return fail(E_MISSING, NULL, "this build knows: auto, self, mpi, fake", "no communicator of kind \"%s\"",
+                name);
+}
+
+// ---- life
+// -----------------------------------------------------------------------------------------------------------
+int comm_open(Comm **out, const CommConfig *config)
+{
+    Comm *c = xcalloc(1, sizeof *c);
+    int status = OK;
+    TRY_DONE(find_kind(config->kind, &c->ops));
+    TRY_DONE(c->ops->open(c, config));
+    if (c->ops != &comm_fake) TRY_DONE(refuse_lonely_rank(c));
+    *out = c;
+    c = NULL;
+done:
+    if (c && c->ops) c->ops->close(c);
+    free(c);
+    return status;
+}
+
+static int split_off(Comm **out, Comm *c, int color, int key, int size)
+{
+    Comm *part = xcalloc(1, sizeof *part);
+    part->ops = c->ops;
+    int status = c->ops->split(part, c, color, key, size);
+    if (status < 0) {
+        c->ops->close(part);
+        free(part);
+        return status;
+    }
+    *out = part;
+    return OK;
+}
+
+int comm_split(Comm **out, Comm *c, int color, int key)
+{
+    return split_off(out, c, color, key, 0);
+}
+
+int comm_split_grid(Comm **out, Comm *c, int columns, bool row)
+{
+    ASSERT(columns > 0 && c->size % columns == 0);
+    int color = row ? c->rank / columns : c->rank % columns;
+    return split_off(out, c, color, c->rank, row ? columns : c->size / columns);
+}
+
+void comm_close(Comm *c)
+{
+    if (!c) return;
+    (void)c->ops->barrier(c);
+    c->ops->close(c);
+    free(c);
+}
+
+_Noreturn void comm_abort(Comm *c, int exit_code)
+{
+    fflush(stdout);
+    if (c && c->ops->abort) c->ops->abort(c, exit_code);
+    _exit(exit_code);
+}
+
+// ---- readings
+// -------------------------------------------------------------------------------------------------------
+int comm_rank(const Comm *c)
+{
+    return c->rank;
+}
+int comm_size(const Comm *c)
+{
+    return c->size;
+}
+int comm_local_rank(const Comm *c)
+{
+    return c->local_rank;
+}
+int comm_local_size(const Comm *c)
+{
+    return c->local_size;
+}
+CommStats comm_stats(const Comm *c)
+{
+    return c->stats;
+}
+void *comm_mpi_handle(const Comm *c)
+{
+    return c->ops->mpi_handle ? c->ops->mpi_handle(c) : NULL;
+}
+
+// ---- collectives
+// ----------------------------------------------------------------------------------------------------
+static size_t checked_bytes(size_t count, DType t, size_t times)
+{
+    size_t bytes = 0;
+    ASSERT(t >= 0 && t < DT_COUNT);
+    ASSERT(mul_ok(count, dtype_size(t), &bytes) && mul_ok(bytes, times, &bytes));
+    return bytes;
+}
+
+static int counted(Comm *c, size_t bytes, double start_ms, int status)
+{
+    c->stats.calls++;
+    c->stats.bytes += bytes;
+    c->stats.wait_ms += now_ms() - start_ms;
+    return status;
+}
+
+int comm_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op)
+{
+    size_t bytes = checked_bytes(count, t, 1);
+    ASSERT(t != DT_F16 && (t != DT_BF16 || op == REDUCE_SUM) && (x || !count));
+    if (!count) return OK;
+    double start = now_ms();
+    return counted(c, bytes, start, c->ops->all_reduce(c, x, count, t, op));
+}
+
+int comm_reduce_scatter(Comm *c, void *x_all, void *out_mine, size_t count_each, DType t)
+{
+    size_t bytes = checked_bytes(count_each, t, (size_t)c->size);
+    ASSERT(t != DT_F16 && ((x_all && out_mine) || !count_each));
+    if (!count_each) return OK;
+    double start = now_ms();
+    return counted(c, bytes, start, c->ops->reduce_scatter(c, x_all, out_mine, count_each, t));
+}
+
+int comm_all_gather(Comm *c, const void *mine, void *all, size_t count_each, DType t)
+{
+    checked_bytes(count_each, t, (size_t)c->size);
+    ASSERT((mine && all) || !count_each);
+    if (!count_each) return OK;
+    size_t bytes = count_each * dtype_size(t);
+    double start = now_ms();
+    return counted(c, bytes, start, c->ops->all_gather(c, mine, all, bytes));
+}
+
+int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root)
+{
+    size_t bytes = checked_bytes(count, t, 1);
+    ASSERT(root >= 0 && root < c->size && (x || !count));
+    if (!count) return OK;
+    double start = now_ms();
+    return counted(c, bytes, start, c->ops->broadcast(c, x, bytes, root));
+}
+
+int comm_barrier(Comm *c)
+{
+    double start = now_ms();
+    return counted(c, 0, start, c->ops->barrier(c));
+}
+
+// ---- built out of collectives
+// --------------------------------------------------------------------------------------- How bad a status
+// is; the worst of the ranks becomes everybody's.
+static int64_t severity(int status)
+{
+    if (status >= 0) return 0;
+    return status == E_PREEMPTED ? 1 : 1 - (int64_t)status;
+}
+
+int comm_agree(Comm *c, int status)
+{
+    // One number holds severity, culprit and status, so that one MAX finds the worst status and the lowest
+    // rank that has it.
+    int64_t worst = severity(status) << 32 | (uint32_t)(INT32_MAX - c->rank);
+    TRY(comm_all_reduce(c, &worst, 1, DT_I64, REDUCE_MAX));
+    int64_t level = worst >> 32;
+    if (!level) return OK;
+    int agreed = level == 1 ? E_PREEMPTED : (int)(1 - level);
+    int culprit = INT32_MAX - (int)(worst & 0x7fffffff);
+    if (culprit != c->rank) {
+        // An error is told once, by the culprit; what this rank found itself is less bad or the same thing
+        // again.
+        const ErrorRecord *mine = error_last();
+        if (mine->code && *mine->what)
+            log_debug("%s: %s (rank %d reports its own)", mine->place, mine->what, culprit);
+        error_clear();
+        return fail(agreed, tmpf("rank %d", culprit), NULL, "%s", "");
+    }
+    return agreed;
+}
+
+int comm_broadcast_blob(Comm *c, void **data, size_t *bytes, int root)
+{
+    int64_t size = c->rank == root ? (int64_t)*bytes : 0;
+    TRY(comm_broadcast(c, &size, 1, DT_I64, root));
+    if (c->rank != root) {
+        char *copy = xmalloc((size_t)size + 1);
+        copy[size] = 0; // so that a string can be used as one
+        *data = copy;
+        *bytes = (size_t)size;
+    }
+    return comm_broadcast(c, *data, (size_t)size, DT_U8, root);
+}
+
+// ---- arithmetic of reductions
+// ---------------------------------------------------------------------------------------
+#define REDUCE_LOOP(T, expr)                                                                                 \
+    do {                                                                                                     \
+        T *a = x;                                                                                            \
+        const T *b = y;                                                                                      \
+        for (size_t i = 0; i < count; i++) a[i] = (T)(expr);                                                 \
+    } while (0)
+#define REDUCE_TYPE(T, sum)                                                                                  \
+    do {                                                                                                     \
+        if (op == REDUCE_SUM)                                                                                \
+            REDUCE_LOOP(T, sum);                                                                             \
+        else if (op == REDUCE_MAX)                                                                           \
+            REDUCE_LOOP(T, MAX(a[i], b[i]));                                                                 \
+        else                                                                                                 \
+            REDUCE_LOOP(T, MIN(a[i], b[i]));                                                                 \
+    } while (0)
+
+static void add_bf16(bf16_t *x, const bf16_t *y, size_t count)
+{
+    for (size_t i = 0; i < count; i++) x[i] = f32_to_bf16(bf16_to_f32(x[i]) + bf16_to_f32(y[i]));
+}
+
+void reduce_into(void *x, const void *y, size_t count, DType t, ReduceOp op)
+{
+    switch (t) {
+    case DT_F32: REDUCE_TYPE(float, a[i] + b[i]); break;
+    case DT_I64: REDUCE_TYPE(int64_t, (uint64_t)a[i] + (uint64_t)b[i]); break; // wraps, as MPI's does
+    case DT_I32: REDUCE_TYPE(int32_t, (uint32_t)a[i] + (uint32_t)b[i]); break;
+    case DT_U8: REDUCE_TYPE(uint8_t, a[i] + b[i]); break;
+    case DT_BF16: add_bf16(x, y, count); break;
+    default: ASSERT(!"a type that can be reduced");
+    }
+}

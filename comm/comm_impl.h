@@ -1,0 +1,42 @@
+// comm_impl: what the files of comm/ share and nobody else sees. A kind of communicator is one CommOps table,
+// listed in comms.def; comm.c owns the Comm struct, the argument checks, the counters and the clock, and
+// calls the table.
+#pragma once
+#include "comm.h"
+
+typedef struct CommOps {
+    const char *name;
+    // Fill rank, size, local_rank, local_size and impl; everything else of *c is comm.c's.
+    int (*open)(Comm *c, const CommConfig *config);
+    int (*split)(Comm *c, const Comm *parent, int color, int key,
+                 int size); // size of the group, 0: not known before
+    void (*close)(Comm *c); // may be called after an open that failed half-way
+    // Never called with count 0. Sizes have been checked: no product below overflows.
+    int (*all_reduce)(Comm *c, void *x, size_t count, DType t, ReduceOp op);
+    int (*reduce_scatter)(Comm *c, const void *x_all, void *out_mine, size_t count_each, DType t);
+    int (*all_gather)(Comm *c, const void *mine, void *all, size_t bytes_each);
+    int (*broadcast)(Comm *c, void *x, size_t bytes, int root);
+    int (*barrier)(Comm *c);
+    void (*abort)(Comm *c,
+                  int exit_code);       // may return: comm_abort then ends the process; NULL: nothing to do
+    void *(*mpi_handle)(const Comm *c); // NULL: there is none
+} CommOps;
+
+struct Comm {
+    const CommOps *ops;
+    int rank, size, local_rank, local_size;
+    CommStats stats;
+    void *impl; // the kind's own
+};
+
+#define COMM(kind) extern const CommOps comm_##kind;
+#include "comms.def"
+#undef COMM
+
+// x[i] = op(x[i], y[i]) for the types that can be reduced: not F16, and BF16 only with REDUCE_SUM (made in
+// f32, rounded once).
+void reduce_into(void *x, const void *y, size_t count, DType t, ReduceOp op);
+
+// Set by comm_mpi.c when the ranks of this machine arrived with different CPU masks: the launcher has bound
+// them, and topo_bind_share leaves them alone.
+extern bool topo_bound_by_launcher;
