@@ -15,7 +15,10 @@ size_t dtype_size(DType t)
     return dtypes[t].bytes;
 }
 
-const char *dtype_name(DType t) { return (unsigned)t < DT_COUNT ? dtypes[t].name : "?"; }
+const char *dtype_name(DType t)
+{
+    return (unsigned)t < DT_COUNT ? dtypes[t].name : "?";
+}
 
 typedef int DeviceOpen(Device **out, const DeviceConfig *c);
 #define DEVICE(name, open) DeviceOpen open;

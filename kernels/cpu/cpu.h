@@ -1,8 +1,8 @@
-// What the files of the CPU device share: the device's own state, scratch memory, and the declaration of every op twice,
-// NAME (tuned) and NAME_ref (the specification). Private to kernels/cpu.
+// What the files of the CPU device share: the device's own state, scratch memory, and the declaration of
+// every op twice, NAME (tuned) and NAME_ref (the specification). Private to kernels/cpu.
 //
-// An op runs its own OpenMP region with num_threads(cpu_threads(d)) and hands out tasks whose results do not depend on who
-// runs them. A Device serves one host thread at a time: scratch belongs to the op that runs.
+// An op runs its own OpenMP region with num_threads(cpu_threads(d)) and hands out tasks whose results do not
+// depend on who runs them. A Device serves one host thread at a time: scratch belongs to the op that runs.
 #pragma once
 #include "../kernels.h"
 
@@ -24,12 +24,22 @@ typedef struct CpuDevice {
     ThreadScratch *scratch; // (threads + 1): one per thread, and the shared one last
 } CpuDevice;
 
-static inline CpuDevice *cpu_of(const Device *d) { return d->impl; }
-static inline int cpu_threads(const Device *d) { return cpu_of(d)->threads; }
-static inline CpuIsa cpu_isa_of(const Device *d) { return cpu_of(d)->isa; }
+static inline CpuDevice *cpu_of(const Device *d)
+{
+    return d->impl;
+}
+static inline int cpu_threads(const Device *d)
+{
+    return cpu_of(d)->threads;
+}
+static inline CpuIsa cpu_isa_of(const Device *d)
+{
+    return cpu_of(d)->isa;
+}
 
-// Memory of the calling thread, 64-byte aligned, contents undefined; valid until the same thread asks again or the op ends.
-// Grows to the largest request and then stays: no allocation once warm. Call it inside the op's parallel region.
+// Memory of the calling thread, 64-byte aligned, contents undefined; valid until the same thread asks again
+// or the op ends. Grows to the largest request and then stays: no allocation once warm. Call it inside the
+// op's parallel region.
 void *cpu_thread_scratch(Device *d, size_t bytes);
 // The same for memory that all threads of an op see. Call it outside the parallel region, once per op.
 void *cpu_shared_scratch(Device *d, size_t bytes);
@@ -37,22 +47,25 @@ void *cpu_shared_scratch(Device *d, size_t bytes);
 // Serial linear_unpack, for reading rows of a packed table inside a parallel region (embedding).
 void cpu_unpack_rows(const Packed *w, int n0, int rows, void *dst, DType dst_t, int64_t ld);
 
-static inline float cpu_load(const void *p, DType t, int64_t i) // for references and tails: one element, BF16 or F32
+static inline float cpu_load(const void *p, DType t,
+                             int64_t i) // for references and tails: one element, BF16 or F32
 {
     return t == DT_BF16 ? bf16_to_f32(((const bf16_t *)p)[i]) : ((const float *)p)[i];
 }
 static inline void cpu_store(void *p, DType t, int64_t i, float v)
 {
-    if (t == DT_BF16) ((bf16_t *)p)[i] = f32_to_bf16(v);
-    else ((float *)p)[i] = v;
+    if (t == DT_BF16)
+        ((bf16_t *)p)[i] = f32_to_bf16(v);
+    else
+        ((float *)p)[i] = v;
 }
 static inline const void *cpu_at(const void *p, DType t, int64_t i) // address of element i
 {
     return (const char *)p + i * (t == DT_BF16 ? 2 : 4);
 }
 
-#define OP(name, args)                                                                                                 \
-    void name args;                                                                                                    \
+#define OP(name, args)                                                                                       \
+    void name args;                                                                                          \
     void name##_ref args;
 #include "../ops.def"
 #undef OP

@@ -1,12 +1,13 @@
-// The CPU devices: "cpu", the table of tuned ops, and "cpu-ref", the table of references. Owns threads, the choice of
-// instruction set and scratch memory; the ops are in the other files of this folder.
+// The CPU devices: "cpu", the table of tuned ops, and "cpu-ref", the table of references. Owns threads, the
+// choice of instruction set and scratch memory; the ops are in the other files of this folder.
 #include "cpu.h"
 #include "gemm.h"
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
-// ---- instruction set ------------------------------------------------------------------------------------------------
+// ---- instruction set
+// ------------------------------------------------------------------------------------------------
 static const char *const isa_names[ISA_COUNT] = {
     [ISA_GENERIC] = "generic", [ISA_AVX2] = "avx2", [ISA_AVX512_BF16] = "avx512-bf16"};
 
@@ -32,10 +33,17 @@ CpuIsa cpu_isa_level(void)
     return have;
 }
 
-const char *cpu_isa(void) { return isa_names[cpu_isa_level()]; }
-bool cpu_has_fast_bf16(void) { return cpu_isa_level() >= ISA_AVX512_BF16; }
+const char *cpu_isa(void)
+{
+    return isa_names[cpu_isa_level()];
+}
+bool cpu_has_fast_bf16(void)
+{
+    return cpu_isa_level() >= ISA_AVX512_BF16;
+}
 
-// ---- scratch --------------------------------------------------------------------------------------------------------
+// ---- scratch
+// --------------------------------------------------------------------------------------------------------
 static void *scratch_reserve(ThreadScratch *s, size_t bytes)
 {
     if (bytes > s->bytes) {
@@ -67,18 +75,26 @@ static size_t cpu_scratch_bytes(const Device *d)
 }
 
 // Tuned ops that are not linked yet are answered by their references.
-#define OP(name, args)                                                                                                 \
-    extern __typeof__(name) name __attribute__((weak));                                                                \
+#define OP(name, args)                                                                                       \
+    extern __typeof__(name) name __attribute__((weak));                                                      \
     extern __typeof__(name) name##_ref __attribute__((weak));
 #include "../ops.def"
 #undef OP
 
-// ---- the device -----------------------------------------------------------------------------------------------------
+// ---- the device
+// -----------------------------------------------------------------------------------------------------
 // Device memory is host memory, and an op has finished when it returns.
 static int cpu_copy(Device *d, void *dst, const void *src, size_t bytes)
 {
     (void)d;
     if (bytes && dst != src) memmove(dst, src, bytes);
+    return OK;
+}
+
+static int cpu_zero(Device *d, void *dst, size_t bytes)
+{
+    (void)d;
+    if (bytes) memset(dst, 0, bytes);
     return OK;
 }
 
@@ -106,7 +122,8 @@ static void cpu_close(Device *d)
 static int open_with(Device **out, const DeviceConfig *c, const char *name, const OpTable *op)
 {
     if (c->threads < 0 || c->threads > 4096)
-        return fail(E_INPUT, "device", "0 takes OMP_NUM_THREADS, or all the rank may use", "%d threads", c->threads);
+        return fail(E_INPUT, "device", "0 takes OMP_NUM_THREADS, or all the rank may use", "%d threads",
+                    c->threads);
     CpuDevice *cpu = xcalloc(1, sizeof *cpu);
     cpu->isa = cpu_isa_level();
     cpu->threads = c->threads ? c->threads : omp_get_max_threads();
@@ -116,6 +133,7 @@ static int open_with(Device **out, const DeviceConfig *c, const char *name, cons
                   .op = *op,
                   .upload = cpu_copy,
                   .download = cpu_copy,
+                  .zero = cpu_zero,
                   .sync = cpu_sync,
                   .packed_bytes = cpu_packed_bytes,
                   .scratch_bytes = cpu_scratch_bytes,

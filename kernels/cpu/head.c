@@ -52,8 +52,8 @@ static void row_dz(double *z, float weight, double lse, int target, float softca
     }
 }
 
-void head_bwd_ref(Device *d, DType t, void *dh, float *dw, const float *weight, const float *lse, const void *h,
-                  const Packed *w, const int32_t *target, float softcap, int M)
+void head_bwd_ref(Device *d, DType t, void *dh, float *dw, const float *weight, const float *lse,
+                  const void *h, const Packed *w, const int32_t *target, float softcap, int M)
 {
     int V = w->N, C = w->K;
     double *dz = cpu_shared_scratch(d, sizeof(double) * (size_t)V * (size_t)M); // (M,V)

@@ -1,13 +1,15 @@
 // Linear layers: y = x·Wᵀ [+ s·Bᵀ] [+ bias] [+ residual] and dx = dy·W [+ ds·A], W held as panels (gemm.h).
 //
-//   linear_fwd   2·T·N·K FLOPs, reads W once; the low-rank term is a second sum in the same accumulators: +R/K work and no
+//   linear_fwd   2·T·N·K FLOPs, reads W once; the low-rank term is a second sum in the same accumulators:
+//   +R/K work and no
 //                further pass over y. Nothing is saved.
 //   linear_dx    the same count; its panels are turned from the forward ones, a few per cent of the time.
 // Owns the order of elements in a pack (linear_pack, linear_unpack). Weight gradients are in linear_grad.c.
 #include "gemm.h"
 #include <string.h>
 
-// ---- packing --------------------------------------------------------------------------------------------------------
+// ---- packing
+// --------------------------------------------------------------------------------------------------------
 static void check_rows(const Packed *w, int n0, int rows)
 {
     ASSERT(w->t == DT_F32 || w->t == DT_BF16);
@@ -15,7 +17,10 @@ static void check_rows(const Packed *w, int n0, int rows)
 }
 
 // Elements of a column of W in a panel, with the zero that completes the last pair.
-static int padded_k(const Packed *w) { return w->t == DT_BF16 ? ROUND_UP(w->K, 2) : w->K; }
+static int padded_k(const Packed *w)
+{
+    return w->t == DT_BF16 ? ROUND_UP(w->K, 2) : w->K;
+}
 
 static void pack_row(const Packed *w, int n, const void *src, DType src_t)
 {
@@ -51,8 +56,12 @@ void linear_unpack_ref(Device *d, const Packed *w, int n0, int rows, void *dst, 
     cpu_unpack_rows(w, n0, rows, dst, dst_t, ld);
 }
 
-// ---- references -----------------------------------------------------------------------------------------------------
-static float weight_at(const Packed *w, int n, int k) { return cpu_load(w->data, w->t, packed_index(w, n, k)); }
+// ---- references
+// -----------------------------------------------------------------------------------------------------
+static float weight_at(const Packed *w, int n, int k)
+{
+    return cpu_load(w->data, w->t, packed_index(w, n, k));
+}
 
 static double dot_row(const Packed *w, int n, const void *x, DType t) // Σ_k x[k] W[n][k]
 {
@@ -69,14 +78,14 @@ static double dot_column(const Packed *w, int k, const void *dy, DType t) // Σ_
 }
 
 void linear_fwd_ref(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const Packed *w,
-                    const LowRank *lr, const void *bias, const void *residual, int T)
+                    const LowRank *lr, const float *bias, const void *residual, int T)
 {
 #pragma omp parallel for num_threads(cpu_threads(d))
     for (int i = 0; i < T; i++)
         for (int n = 0; n < w->N; n++) {
             double sum = dot_row(w, n, cpu_at(x, t, i * ldx), t);
             if (lr && lr->R) sum += dot_row(lr->w, n, cpu_at(lr->s, t, (int64_t)i * lr->lds), t);
-            if (bias) sum += cpu_load(bias, t, n);
+            if (bias) sum += bias[n];
             if (residual) sum += cpu_load(residual, t, i * ldy + n);
             cpu_store(y, t, i * ldy + n, (float)sum);
         }

@@ -1,8 +1,10 @@
-// The adapter's inner products: s = scale · x·Aᵀ (T,R) on the way forward, ds = scale · dy·B (T,R) on the way back.
-// The outer products are the second sum of linear_fwd and linear_dx; the gradients of A and B are linear_dw.
+// The adapter's inner products: s = scale · x·Aᵀ (T,R) on the way forward, ds = scale · dy·B (T,R) on the way
+// back. The outer products are the second sum of linear_fwd and linear_dx; the gradients of A and B are
+// linear_dw.
 #include "gemm.h"
 
-void lora_s_ref(Device *d, DType t, void *s, int64_t lds, const void *x, int64_t ldx, const Packed *a, float scale, int T)
+void lora_s_ref(Device *d, DType t, void *s, int64_t lds, const void *x, int64_t ldx, const Packed *a,
+                float scale, int T)
 {
 #pragma omp parallel for num_threads(cpu_threads(d))
     for (int i = 0; i < T; i++)
@@ -14,8 +16,8 @@ void lora_s_ref(Device *d, DType t, void *s, int64_t lds, const void *x, int64_t
         }
 }
 
-void lora_ds_ref(Device *d, DType t, void *ds, int64_t ldds, const void *dy, int64_t lddy, const Packed *b, float scale,
-                 int T)
+void lora_ds_ref(Device *d, DType t, void *ds, int64_t ldds, const void *dy, int64_t lddy, const Packed *b,
+                 float scale, int T)
 {
 #pragma omp parallel for num_threads(cpu_threads(d))
     for (int i = 0; i < T; i++)
