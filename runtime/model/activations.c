@@ -1,0 +1,117 @@
+// activations.c carves what the two passes need from the step arena: once per run, for the largest micro-batch. In a measuring
+// arena it only counts, which is how plans know the figure.
+#include "model/decoder_impl.h"
+#include <stdlib.h>
+#include <string.h>
+
+size_t act_bytes(const Activations *a, int64_t rows, int64_t cols)
+{
+    return (size_t)rows * (size_t)cols * dtype_size(a->m->t);
+}
+
+static void carve_layer(Activations *a, Arena *step, LayerActs *k, int l)
+{
+    const ModelConfig *c = &a->m->cfg;
+    const int T = a->T_max, Q = c->NH * c->D, KVW = c->KV * c->D;
+    k->rstd1 = arena_alloc(step, (size_t)T * sizeof(float));
+    k->q = arena_alloc(step, act_bytes(a, T, Q));
+    k->kv = arena_alloc(step, act_bytes(a, T, 2 * KVW));
+    k->o = arena_alloc(step, act_bytes(a, T, Q));
+    k->lse = a->train ? arena_alloc(step, (size_t)T * (size_t)c->NH * sizeof(float)) : NULL;
+    k->x_mid = arena_alloc(step, act_bytes(a, T, c->C));
+    k->rstd2 = arena_alloc(step, (size_t)T * sizeof(float));
+    k->gu = arena_alloc(step, act_bytes(a, T, 2 * c->F));
+    for (int id = 0; id < P_COUNT; id++) {
+        const Param *p = a->m->layer[l].p[id];
+        if (p && p->adapter) k->s[id] = arena_alloc(step, act_bytes(a, T, p->adapter->R));
+    }
+}
+
+static void carve_layers(Activations *a, Arena *step)
+{
+    const ModelConfig *c = &a->m->cfg;
+    const bool keep_all = a->train && !a->recompute;
+    for (int l = 0; l < c->L; l++) {
+        if (keep_all || l == 0)
+            carve_layer(a, step, &a->layer[l], l);
+        else
+            a->layer[l] = a->layer[0]; // one set, used again by every layer
+        if (a->train || l < 2)
+            a->layer[l].x = arena_alloc(step, act_bytes(a, a->T_max, c->C));
+        else
+            a->layer[l].x = a->layer[l - 2].x; // two in turn: input and output
+    }
+    a->x_out = a->train || c->L < 2 ? arena_alloc(step, act_bytes(a, a->T_max, c->C)) : a->layer[c->L - 2].x;
+}
+
+static void carve_backward(Activations *a, Arena *step)
+{
+    const Model *m = a->m;
+    const ModelConfig *c = &m->cfg;
+    const int T = a->T_max;
+    int R = 0, dropped = 0;
+    size_t largest = 0;
+    for (int i = 0; i < m->n_param; i++) {
+        const Adapter *ad = m->param[i].adapter;
+        if (!ad) continue;
+        R = MAX(R, ad->R);
+        if (ad->dropout > 0) dropped = MAX(dropped, m->param[i].K);
+    }
+    for (int i = 0; i < m->n_trained; i++)
+        if (m->trained[i].param->id != P_EMBED) largest = MAX(largest, (size_t)m->trained[i].N * (size_t)m->trained[i].K);
+    a->drop = arena_alloc(step, act_bytes(a, T, dropped));
+    a->ds = arena_alloc(step, act_bytes(a, T, R));
+    a->dx = arena_alloc(step, act_bytes(a, T, c->C));
+    a->dh = arena_alloc(step, act_bytes(a, T, c->C));
+    a->da = arena_alloc(step, act_bytes(a, T, c->F));
+    a->dq = arena_alloc(step, act_bytes(a, T, c->NH * c->D));
+    a->dkv = arena_alloc(step, act_bytes(a, T, 2 * c->KV * c->D));
+    a->dout = arena_alloc(step, act_bytes(a, T, c->NH * c->D));
+    a->dhead = arena_alloc(step, act_bytes(a, a->M_max, c->C));
+    a->dw = arena_alloc(step, largest * sizeof(float));
+    if (m->top[P_EMBED]->slot >= 0) a->dembed = arena_alloc(step, (size_t)c->V * (size_t)c->C * sizeof(float));
+}
+
+int activations_open(Activations **out, Model *m, Arena *step, int T, int S, int M, bool train, bool recompute)
+{
+    const ModelConfig *c = &m->cfg;
+    Activations *a = xcalloc(1, sizeof *a);
+    *a = (Activations){.m = m, .T_max = T, .S_max = S, .M_max = M, .train = train, .recompute = recompute};
+    a->layer = xcalloc((size_t)c->L, sizeof *a->layer);
+    carve_layers(a, step);
+    a->h = arena_alloc(step, act_bytes(a, T, c->C));
+    a->a = arena_alloc(step, act_bytes(a, T, c->F));
+    a->hg = arena_alloc(step, act_bytes(a, M, c->C));
+    a->hn = arena_alloc(step, act_bytes(a, M, c->C));
+    a->rstd_f = arena_alloc(step, (size_t)M * sizeof(float));
+    a->logp = arena_alloc(step, (size_t)M * sizeof(float));
+    a->lse_head = arena_alloc(step, (size_t)M * sizeof(float));
+    a->weight = arena_alloc(step, (size_t)M * sizeof(float));
+    a->entropy = arena_alloc(step, (size_t)M * sizeof(float));
+    a->tokens = arena_alloc(step, (size_t)T * sizeof(int32_t));
+    a->pos = arena_alloc(step, (size_t)T * sizeof(int32_t));
+    a->row_key = arena_alloc(step, (size_t)T * sizeof(uint64_t));
+    a->head_row = arena_alloc(step, (size_t)M * sizeof(int32_t));
+    a->target = arena_alloc(step, (size_t)M * sizeof(int32_t));
+    if (train) carve_backward(a, step);
+    *out = a;
+    return OK;
+}
+
+size_t activations_bytes(const Model *m, int T, int M, bool train, bool recompute)
+{
+    Arena *counter;
+    Activations *a;
+    if (arena_open(&counter, "step", 0, true) < 0) return 0;
+    size_t bytes = activations_open(&a, (Model *)m, counter, T, 1, M, train, recompute) == OK ? arena_peak(counter) : 0;
+    activations_close(a);
+    arena_free(counter);
+    return bytes;
+}
+
+void activations_close(Activations *a)
+{
+    if (!a) return;
+    free(a->layer);
+    free(a);
+}

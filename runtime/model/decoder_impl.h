@@ -1,0 +1,77 @@
+// decoder_impl: what the files of the two passes share (activations.c, linear.c, decoder.c, decode.c).
+#pragma once
+#include "data/data.h"
+#include "model/load.h"
+
+// What a layer leaves for its backward pass. h1, h2 (normed inputs) and the SwiGLU product are computed again there: cheaper to
+// redo than to keep.
+typedef struct LayerActs {
+    void *x;              // (T,C) the layer's input
+    float *rstd1;         // (T)
+    void *q;              // (T,NH*D) rotated
+    void *kv;             // (T,2*KV*D): k rotated, v
+    void *o;              // (T,NH*D) attention's output
+    float *lse;           // (NH,T)
+    void *x_mid;          // (T,C) after attention and its residual
+    float *rstd2;         // (T)
+    void *gu;             // (T,2F)
+    void *s[P_COUNT];     // (T,R) of each adapted linear, indexed by ParamId
+} LayerActs;
+
+struct Activations {
+    Model *m;
+    int T_max, S_max, M_max;
+    bool train, recompute;
+
+    LayerActs *layer; // (L) kept for backward when training; one shared set otherwise
+    void *x_out;      // (T,C) output of the last layer
+    void *hg, *hn;    // (M,C) gathered trained rows, and normed
+    float *rstd_f;    // (M)
+
+    // scratch of one layer
+    void *h;          // (T,C) normed input
+    void *a;          // (T,F) SwiGLU product
+    void *drop;       // (T, widest K) dropped-out adapter input
+    void *ds;         // (T, largest R)
+    void *dx;         // (T,C) the gradient on its way down
+    void *dh;         // (T,C)
+    void *da;         // (T,F)
+    void *dq, *dkv, *dout; // as q, kv, o
+    void *dhead;      // (M,C)
+    float *dw;        // largest trained tensor: a gradient on its way to the GradSet
+    float *dembed;    // (V,C) when the embedding is trained and its gradient cannot go to the GradSet directly
+    float *dembed_at; // where this micro-batch's embedding gradient is being summed
+
+    // the micro-batch
+    int T, S, M;
+    bool dropping;
+    int32_t *tokens, *pos, *head_row, *target; // device
+    uint64_t *row_key;
+    float *logp, *lse_head, *weight, *entropy; // (M) device
+    int32_t *seq_start, *seq_len;              // (S) host
+    AttnShape shape;
+};
+
+// ---- linear.c: base weight, bias and adapter behind one call ---------------------------------------------------------
+typedef struct LinearIn {
+    const Param *p;
+    const Param *bias; // or NULL
+    const void *x;     // (T,K)
+    int64_t ldx;
+    void *s;           // (T,R) the adapter's inner activation; NULL without adapter
+} LinearIn;
+void linear_forward(Activations *a, const LinearIn *in, void *y, int64_t ldy, const void *residual);
+// dx NULL: nothing below needs it
+void linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, const void *dy, int64_t lddy,
+                     GradSet *g);
+// Where a tensor's gradient is to be written: into the GradSet itself (then it adds up), or into a->dw, to be handed over with
+// grad_done.
+float *grad_begin(Activations *a, GradSet *g, int slot, bool *accumulate);
+void grad_done(Activations *a, GradSet *g, int slot);
+bool linear_trained(const Param *p, const Param *bias);
+
+size_t act_bytes(const Activations *a, int64_t rows, int64_t cols); // in the compute type
+// ---- decoder.c: a layer in three pieces, so that decode.c can put its cache between them
+void layer_qkv(Activations *a, int l, LayerActs *k);
+void layer_mlp(Activations *a, int l, LayerActs *k, void *x_next);
+void layer_forward(Activations *a, int l, LayerActs *k, void *x_next);

@@ -1,0 +1,267 @@
+// load.c brings a model into memory: the table of parameters from params.def, the shapes checked against the configuration, the
+// weights read slice by slice from the file straight into the layout of the device. There is never a second full copy.
+#include "model/load.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SLICE_BYTES = 256 << 10, PANEL_ROWS = 32 }; // slices end on panel boundaries, so that threads never share a panel
+
+// ---- the table ------------------------------------------------------------------------------------------------------
+typedef struct ParamShape {
+    int N, K;
+    bool present;
+} ParamShape;
+
+static const char *const param_names[P_COUNT] = {
+#define PARAM(id, name, rows, cols, flags, when) [P_##id] = name,
+#include "model/params.def"
+#undef PARAM
+};
+static const unsigned param_flags[P_COUNT] = {
+#define PARAM(id, name, rows, cols, flags, when) [P_##id] = flags,
+#include "model/params.def"
+#undef PARAM
+};
+
+static ParamShape param_shape(const ModelConfig *c, ParamId id)
+{
+    const int V = c->V, C = c->C, F = c->F, Q = c->NH * c->D, KVW = c->KV * c->D;
+    (void)V, (void)C, (void)F, (void)Q, (void)KVW;
+    switch (id) {
+#define PARAM(id, name, rows, cols, flags, when) \
+    case P_##id: return (ParamShape){rows, cols, when};
+#include "model/params.def"
+#undef PARAM
+    default: return (ParamShape){0};
+    }
+}
+
+unsigned param_id_flags(ParamId id) { return param_flags[id]; }
+
+static void add_param(Model *m, ParamId id, int layer)
+{
+    ParamShape s = param_shape(&m->cfg, id);
+    if (!s.present) return;
+    Param *p = &m->param[m->n_param++];
+    *p = (Param){.id = id, .layer = layer, .N = s.N, .K = s.K, .slot = -1};
+    if (layer >= 0) { // the names of the table have one %d
+        const char *name = param_names[id], *at = strstr(name, "%d");
+        snprintf(p->name, sizeof p->name, "%.*s%d%s", (int)(at - name), name, layer, at + 2);
+        m->layer[layer].p[id] = p;
+    } else {
+        snprintf(p->name, sizeof p->name, "%s", param_names[id]);
+        m->top[id] = p;
+    }
+}
+
+static void build_table(Model *m)
+{
+    m->param = xcalloc((size_t)(m->cfg.L + 1) * P_COUNT, sizeof *m->param);
+    m->layer = xcalloc((size_t)m->cfg.L, sizeof *m->layer);
+    add_param(m, P_EMBED, -1);
+    for (int l = 0; l < m->cfg.L; l++)
+        for (int id = 0; id < P_COUNT; id++)
+            if (param_flags[id] & PF_LAYER) add_param(m, (ParamId)id, l);
+    add_param(m, P_FINAL_NORM, -1);
+    add_param(m, P_HEAD, -1);
+}
+
+Param *model_head(Model *m) { return m->top[P_HEAD] ? m->top[P_HEAD] : m->top[P_EMBED]; }
+
+int64_t model_params(const Model *m)
+{
+    int64_t n = 0;
+    for (int i = 0; i < m->n_param; i++) n += (int64_t)m->param[i].N * m->param[i].K;
+    return n;
+}
+
+int64_t model_trained_params(const Model *m)
+{
+    int64_t n = 0;
+    for (int i = 0; i < m->n_trained; i++) n += (int64_t)m->trained[i].N * m->trained[i].K;
+    return n;
+}
+
+int model_tokens_check(const Model *m, int tokenizer_vocab, const char *place)
+{
+    if (tokenizer_vocab <= m->cfg.V) return OK;
+    return fail(E_INPUT, place, "take the tokenizer that belongs to the model, or one whose added tokens have rows in the embedding",
+                "the tokenizer has ids up to %d, the model's embedding %d rows", tokenizer_vocab - 1, m->cfg.V);
+}
+
+// ---- checks ---------------------------------------------------------------------------------------------------------
+static int check_shapes(Model *m, const Weights *w)
+{
+    for (int i = 0; i < m->n_param; i++) {
+        const Param *p = &m->param[i];
+        int at = weights_find(w, p->name);
+        if (at < 0)
+            return fail(E_INPUT, tmpf("%s: %s", m->base, p->name), "is the download complete, and config.json of the same model?",
+                        "the weights lack this tensor");
+        const TensorInfo *t = weights_info(w, at);
+        bool vector = p->K == 1;
+        if (t->ndim != (vector ? 1 : 2) || t->shape[0] != p->N || (!vector && t->shape[1] != p->K))
+            return fail(E_INPUT, tmpf("%s: %s", m->base, p->name), "config.json and weights belong to different models",
+                        "the shape is [%lld%s%s], the configuration says [%d%s%s]", (long long)t->shape[0], t->ndim > 1 ? ", " : "",
+                        t->ndim > 1 ? tmpf("%lld", (long long)t->shape[1]) : "", p->N, vector ? "" : ", ",
+                        vector ? "" : tmpf("%d", p->K));
+    }
+    return OK;
+}
+
+// ---- rotary tables --------------------------------------------------------------------------------------------------
+// Llama 3 (Meta's llama-models, "apply_scaling"): wavelengths beyond original/low_freq are divided by factor, those below
+// original/high_freq kept, the ones between blended.
+static double rope_scaled(const ModelConfig *c, double inv_freq)
+{
+    if (c->rope_kind == ROPE_LINEAR) return inv_freq / c->rope_factor;
+    if (c->rope_kind != ROPE_LLAMA3) return inv_freq;
+    double wavelen = 2 * acos(-1.0) / inv_freq, original = c->rope_original_positions;
+    if (wavelen < original / c->rope_high_freq) return inv_freq;
+    if (wavelen > original / c->rope_low_freq) return inv_freq / c->rope_factor;
+    double smooth = (original / wavelen - c->rope_low_freq) / (c->rope_high_freq - c->rope_low_freq);
+    return (1 - smooth) * inv_freq / c->rope_factor + smooth * inv_freq;
+}
+
+static int build_rope(Model *m, int positions)
+{
+    const ModelConfig *c = &m->cfg;
+    const int half = c->rot / 2;
+    size_t bytes = (size_t)positions * (size_t)half * sizeof(float);
+    m->positions = positions;
+    m->rope_cos = arena_alloc(m->run, bytes);
+    m->rope_sin = arena_alloc(m->run, bytes);
+    if (arena_measuring(m->run)) return OK;
+    float *host = xmalloc(2 * bytes), *cosine = host, *sine = host + (size_t)positions * (size_t)half;
+    for (int i = 0; i < half; i++) {
+        double f = rope_scaled(c, pow(c->rope_theta, -2.0 * i / c->rot));
+        for (int pos = 0; pos < positions; pos++) {
+            cosine[(size_t)pos * (size_t)half + (size_t)i] = (float)cos(pos * f);
+            sine[(size_t)pos * (size_t)half + (size_t)i] = (float)sin(pos * f);
+        }
+    }
+    int status = m->dev->upload(m->dev, m->rope_cos, cosine, bytes);
+    if (status == OK) status = m->dev->upload(m->dev, m->rope_sin, sine, bytes);
+    free(host);
+    return status;
+}
+
+// ---- weights --------------------------------------------------------------------------------------------------------
+static void allocate(Model *m)
+{
+    for (int i = 0; i < m->n_param; i++) {
+        Param *p = &m->param[i];
+        if (param_flags[p->id] & PF_LINEAR) {
+            p->packed = (Packed){m->t, p->N, p->K, NULL};
+            p->packed.data = arena_alloc(m->run, m->dev->packed_bytes(m->dev, m->t, p->N, p->K));
+        } else {
+            p->vec = arena_alloc(m->run, (size_t)p->N * sizeof(float));
+        }
+    }
+}
+
+typedef struct Slice {
+    Param *p;
+    int row0, rows;
+} Slice;
+
+static Slice *cut_slices(Model *m, int *n)
+{
+    Slice *s = NULL;
+    int count = 0, cap = 0;
+    for (int i = 0; i < m->n_param; i++) {
+        Param *p = &m->param[i];
+        int step = p->K == 1 ? p->N : MAX(SLICE_BYTES / (p->K * 4) / PANEL_ROWS, 1) * PANEL_ROWS;
+        for (int r = 0; r < p->N; r += step) {
+            if (count == cap) s = xrealloc(s, sizeof *s * (size_t)(cap = MAX(2 * cap, 256)));
+            s[count++] = (Slice){p, r, MIN(step, p->N - r)};
+        }
+    }
+    *n = count;
+    return s;
+}
+
+static int read_slice(Model *m, Weights *w, const Slice *s, void *buffer)
+{
+    Param *p = s->p;
+    int at = weights_find(w, p->name);
+    DType t = p->vec ? DT_F32 : m->t;
+    TRY(weights_read(w, at, s->row0, s->rows, t, buffer));
+    if (p->vec) return m->dev->upload(m->dev, p->vec, buffer, (size_t)p->N * sizeof(float));
+    m->dev->op.linear_pack(m->dev, &p->packed, s->row0, s->rows, buffer, t, p->K);
+    return OK;
+}
+
+static int read_weights(Model *m, Weights *w)
+{
+    int n, status = OK;
+    Slice *slices = cut_slices(m, &n);
+    size_t largest = 0;
+    for (int i = 0; i < n; i++) largest = MAX(largest, (size_t)slices[i].rows * (size_t)slices[i].p->K * sizeof(float));
+    ErrorRecord first = {0};
+#pragma omp parallel
+    {
+        void *buffer = xmalloc(largest);
+#pragma omp for schedule(dynamic)
+        for (int i = 0; i < n; i++) {
+            int failed;
+#pragma omp atomic read
+            failed = status;
+            if (failed < 0) continue;
+            int s = read_slice(m, w, &slices[i], buffer);
+            if (s == OK) continue;
+#pragma omp critical(read_weights_error)
+            if (status == OK) {
+                first = *error_last();
+                status = s;
+            }
+            error_clear();
+        }
+        free(buffer);
+    }
+    if (status < 0) error_adopt(&first);
+    free(slices);
+    return status;
+}
+
+int model_open(Model **out, Device *d, DType t, Arena *run, const char *path, int positions, const TrainSpec *spec)
+{
+    int status = OK;
+    Weights *w = NULL, *adapter = NULL;
+    Model *m = xcalloc(1, sizeof *m);
+    m->dev = d;
+    m->t = t;
+    m->run = run;
+    snprintf(m->base, sizeof m->base, "%s", path);
+    TRY_DONE(weights_open(&w, path));
+    TRY_DONE(model_config_read(&m->cfg, path, w));
+    build_table(m);
+    TRY_DONE(check_shapes(m, w));
+    if (spec->adapter_dir)
+        TRY_DONE(weights_open(&adapter, tmpf("%s/adapter_model.safetensors", spec->adapter_dir)));
+    allocate(m);
+    TRY_DONE(trainable_setup(m, spec));
+    TRY_DONE(build_rope(m, positions));
+    if (!arena_measuring(run)) {
+        TRY_DONE(read_weights(m, w));
+        TRY_DONE(trainable_init(m, spec, w, adapter));
+    }
+    *out = m;
+    m = NULL;
+done:
+    weights_close(adapter);
+    weights_close(w);
+    model_close(m);
+    return status;
+}
+
+void model_close(Model *m)
+{
+    if (!m) return;
+    for (int i = 0; i < m->n_param; i++) free(m->param[i].adapter);
+    free(m->trained);
+    free(m->layer);
+    free(m->param);
+    free(m);
+}

@@ -1,0 +1,162 @@
+// model: one decoder for all families. What a family is stands in data: ModelConfig (flags and sizes, family_*.c) and the table of
+// tensors (params.def). Readers of that table: allocation and loading (load.c), what is trained (trainable.c, adapter.c),
+// export (../export.c), checkpoints, weight decay. The forward and backward passes are written out by hand in decoder.c.
+#pragma once
+#include "io/peft.h"
+#include "io/weights.h"
+#include "sharding.h"
+#include <jansson.h>
+
+// ---- what a family is -----------------------------------------------------------------------------------------------
+typedef enum RopeKind { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 } RopeKind;
+
+typedef struct ModelConfig {
+    char family[24];
+    int L, C, NH, KV, D, F, V;
+    int rot;            // rotated part of each head (<= D)
+    int max_positions;  // that the model was made for
+    float norm_eps, norm_offset; // weight is norm_offset + w
+    float embed_scale, attn_scale, attn_softcap, final_softcap;
+    int window;         // 0: full attention
+    bool tied, attn_bias, mlp_bias;
+    double rope_theta;
+    RopeKind rope_kind;
+    double rope_factor, rope_low_freq, rope_high_freq; // ROPE_LINEAR: factor; ROPE_LLAMA3: all
+    int rope_original_positions;
+    int bos, pad, eos[8], n_eos; // -1 / 0 when the files do not say
+} ModelConfig;
+
+// A family: which config.json it answers to and how to read it. families.def lists them.
+typedef struct Family {
+    const char *name;
+    const char *architecture; // config.json: architectures[0]
+    const char *model_type;   // config.json: model_type; GGUF: general.architecture
+    int (*configure)(ModelConfig *c, const json_t *config, const char *place);
+} Family;
+
+// Reads config.json of a directory, or the keys of a GGUF file brought into config.json's form. Every field is range-checked.
+int model_config_read(ModelConfig *out, const char *path, const Weights *w);
+json_t *model_config_json(const char *path, const Weights *w); // the (equivalent) config.json; new reference, NULL on error
+
+// ---- parameters -----------------------------------------------------------------------------------------------------
+typedef enum ParamId {
+#define PARAM(id, ...) P_##id,
+#include "model/params.def"
+#undef PARAM
+    P_COUNT
+} ParamId;
+
+enum { // flags of a row of params.def
+    PF_LINEAR = 1,  // a matrix that multiplies activations: held packed
+    PF_LAYER = 2,   // one per layer
+    PF_ADAPT = 4,   // LoRA may sit on it
+};
+
+typedef struct Adapter {
+    int R;
+    float scale, dropout;  // scale = alpha / R, or alpha / sqrt(R)
+    uint64_t stream;       // of its dropout mask: hash of the module's name
+    Packed A, B;           // (R,K) and (N,R), what the kernels read
+    int slot_a, slot_b;    // in Model.trained
+} Adapter;
+
+typedef struct Param {
+    ParamId id;
+    int layer;         // -1 outside layers
+    char name[96];     // HF checkpoint name
+    int N, K;          // K == 1: a vector
+    Packed packed;     // PF_LINEAR
+    float *vec;        // vectors: f32
+    int slot;          // in Model.trained, or -1: frozen
+    Adapter *adapter;  // or NULL
+} Param;
+
+// One f32 tensor that the optimizer moves. ZeRO, checkpoints, export and clipping read this list.
+typedef struct Trainable {
+    char name[128];     // "model.layers.0.mlp.up_proj.weight", or ".lora_A.weight" of an adapter
+    Param *param;
+    Packed *packed;     // to be packed anew after an update; NULL for vectors
+    int N, K;
+    bool decay;         // two or more dimensions
+    bool adapter;
+    float *master, *m, *v;
+} Trainable;
+
+typedef struct Layer {
+    Param *p[P_COUNT]; // NULL: this family has no such tensor
+} Layer;
+
+typedef struct Model {
+    ModelConfig cfg;
+    Device *dev;
+    DType t;
+    Arena *run; // owns everything below
+    Param *param;
+    int n_param;
+    Param *top[P_COUNT]; // those outside layers; the head of a tied model is the embedding
+    Layer *layer;        // (L)
+    Trainable *trained;
+    int n_trained;
+    float *rope_cos, *rope_sin; // (positions, rot/2)
+    int positions;
+    char base[512];      // the path it was read from
+} Model;
+
+typedef struct TrainSpec {
+    const char *method;                // "none", "lora", "full", "freeze"
+    const char *const *freeze_train;   // regexes
+    int n_freeze_train;
+    const PeftConfig *lora;            // method lora: shape of the adapter (from the recipe or from a directory)
+    const char *adapter_dir;           // where its values come from; NULL: initialised from seed
+    uint64_t seed;
+    bool optimizer;                    // allocate m and v
+} TrainSpec;
+
+// Opens path (HF directory, GGUF, attune checkpoint), checks every tensor's shape against the configuration, allocates from `run`
+// (which may be measuring) and reads the weights. positions: how many the rotary tables must hold.
+int model_open(Model **out, Device *d, DType t, Arena *run, const char *path, int positions, const TrainSpec *spec);
+void model_close(Model *m); // not the arena
+Param *model_head(Model *m);
+int64_t model_params(const Model *m);         // of the base
+int64_t model_trained_params(const Model *m);
+int model_tokens_check(const Model *m, int tokenizer_vocab, const char *place); // E_INPUT when ids could exceed the embedding
+
+// Packs trainable i's master anew after the optimizer moved it.
+void trainable_pack(Model *m, int i);
+// Reads rows of a parameter's current value as f32, the adapter merged in f32 and rounded once when merge is set.
+int param_read(Model *m, const Param *p, bool merge, int64_t row0, int64_t rows, DType dst_t, void *dst);
+int trainable_setup(Model *m, const TrainSpec *spec); // fills trained; called by model_open
+int trainable_init(Model *m, const TrainSpec *spec, Weights *w, Weights *adapter_weights);
+int adapter_config_from_dir(PeftConfig *out, const char *dir);
+
+// ---- the passes (decoder.c) -----------------------------------------------------------------------------------------
+struct Batch;
+
+// What forward leaves for backward, carved from the step arena for a micro-batch of at most T tokens.
+typedef struct Activations Activations;
+size_t activations_bytes(const Model *m, int T, int M, bool train, bool recompute);
+int activations_open(Activations **out, Model *m, Arena *step, int T, int S, int M, bool train, bool recompute);
+void activations_close(Activations *a);
+
+// Sets the micro-batch (host arrays are uploaded) and runs the decoder; afterwards the hidden states of the trained rows wait
+// for the head.
+int decoder_forward(Activations *a, const struct Batch *b, bool training);
+// log-probabilities (M) of the trained tokens, host. entropy may be NULL.
+int decoder_logprobs(Activations *a, float *logp, float *entropy);
+// The fused form for losses whose weights are known before: logp (host, M) out, weight (host, M) in; leaves the gradient at the
+// top of the decoder for decoder_backward.
+int decoder_head(Activations *a, const float *weight, float *logp, GradSet *g);
+// The two-pass form: after decoder_logprobs, the weights.
+int decoder_head_backward(Activations *a, const float *weight, GradSet *g);
+// From the gradient at the top down to the lowest trained tensor; gradients go to g.
+int decoder_backward(Activations *a, GradSet *g);
+
+// ---- generation -----------------------------------------------------------------------------------------------------
+typedef struct KvCache KvCache; // (L) x (slots x capacity) rows of [k | v]
+int kvcache_open(KvCache **out, Model *m, Arena *run, int slots, int capacity);
+void kvcache_close(KvCache *c);
+// Appends, for each of n sequences, count[i] tokens to cache slot slot[i] (positions follow on) and gives the logits after
+// each sequence's last token: logits (n,V), host. tokens: concatenated.
+int decoder_extend(Activations *a, KvCache *c, const int *slot, const int *count, const int32_t *tokens, int n, float *logits);
+int kvcache_length(const KvCache *c, int slot);
+void kvcache_clear(KvCache *c, int slot);

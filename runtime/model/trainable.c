@@ -1,0 +1,278 @@
+// trainable.c decides which tensors the optimizer moves (method lora, full, freeze), allocates their f32 masters and moments, and
+// gives them their first values: the base's own, an adapter directory's, or fresh ones that depend on (seed, name, index) only.
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include "model/load.h"
+#include <math.h>
+#include <pcre2.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- names ----------------------------------------------------------------------------------------------------------
+// "model.layers.0.mlp.up_proj.weight" -> "model.layers.0.mlp.up_proj"
+static void module_name(const Param *p, char *out, size_t bytes)
+{
+    snprintf(out, bytes, "%s", p->name);
+    char *dot = strrchr(out, '.');
+    if (dot && streq(dot, ".weight")) *dot = 0;
+}
+
+// A target names a module in full or by its dotted tail, as in PEFT.
+static bool target_matches(const char *target, const char *module)
+{
+    size_t t = strlen(target), m = strlen(module);
+    if (t > m || !streq(module + m - t, target)) return false;
+    return t == m || module[m - t - 1] == '.';
+}
+
+static int regex_compile(pcre2_code **out, const char *pattern, uint32_t options, const char *place)
+{
+    int code;
+    PCRE2_SIZE at;
+    *out = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, options, &code, &at, NULL);
+    if (*out) return OK;
+    PCRE2_UCHAR message[128];
+    pcre2_get_error_message(code, message, sizeof message);
+    return fail(E_INPUT, place, NULL, "regular expression \"%s\", character %zu: %s", pattern, (size_t)at + 1, (char *)message);
+}
+
+static bool regex_matches(const pcre2_code *re, const char *text)
+{
+    pcre2_match_data *match = pcre2_match_data_create_from_pattern(re, NULL);
+    int r = pcre2_match(re, (PCRE2_SPTR)text, strlen(text), 0, 0, match, NULL);
+    pcre2_match_data_free(match);
+    return r >= 0;
+}
+
+// ---- the list -------------------------------------------------------------------------------------------------------
+static int add_trainable(Model *m, const char *name, Param *p, Packed *packed, int N, int K, bool adapter)
+{
+    Trainable *t = &m->trained[m->n_trained];
+    *t = (Trainable){.param = p, .packed = packed, .N = N, .K = K, .decay = K > 1, .adapter = adapter};
+    snprintf(t->name, sizeof t->name, "%s", name);
+    return m->n_trained++;
+}
+
+static void train_whole(Model *m, Param *p)
+{
+    p->slot = add_trainable(m, p->name, p, p->vec ? NULL : &p->packed, p->N, p->K, false);
+}
+
+static int select_freeze(Model *m, const TrainSpec *spec)
+{
+    for (int i = 0; i < spec->n_freeze_train; i++) {
+        const char *pattern = spec->freeze_train[i];
+        pcre2_code *re;
+        TRY(regex_compile(&re, pattern, 0, "freeze.train"));
+        int hits = 0;
+        for (int k = 0; k < m->n_param; k++) {
+            if (!regex_matches(re, m->param[k].name)) continue;
+            hits++;
+            if (m->param[k].slot < 0) train_whole(m, &m->param[k]);
+        }
+        pcre2_code_free(re);
+        if (!hits)
+            return fail(E_INPUT, "freeze.train", "`attune inspect MODEL` lists the names", "\"%s\" matches no parameter of the model",
+                        pattern);
+    }
+    return OK;
+}
+
+static void add_adapter(Model *m, Param *p, const PeftConfig *c)
+{
+    char module[96], name[128];
+    int rank;
+    double alpha;
+    module_name(p, module, sizeof module);
+    peft_module_rank(c, module, &rank, &alpha);
+    Adapter *a = p->adapter = xcalloc(1, sizeof *a);
+    a->R = rank;
+    a->scale = (float)(c->use_rslora ? alpha / sqrt(rank) : alpha / rank);
+    a->dropout = (float)c->dropout;
+    a->stream = hash64(module, strlen(module), 0);
+    a->A = (Packed){m->t, rank, p->K, NULL};
+    a->B = (Packed){m->t, p->N, rank, NULL};
+    a->A.data = arena_alloc(m->run, m->dev->packed_bytes(m->dev, m->t, rank, p->K));
+    a->B.data = arena_alloc(m->run, m->dev->packed_bytes(m->dev, m->t, p->N, rank));
+    snprintf(name, sizeof name, "%s.lora_A.weight", module);
+    a->slot_a = add_trainable(m, name, p, &a->A, rank, p->K, true);
+    snprintf(name, sizeof name, "%s.lora_B.weight", module);
+    a->slot_b = add_trainable(m, name, p, &a->B, p->N, rank, true);
+}
+
+static bool all_linear(const PeftConfig *c)
+{
+    return c->targets && c->targets[0] && !c->targets[1] && streq(c->targets[0], "all-linear");
+}
+
+static int lora_by_names(Model *m, const PeftConfig *c)
+{
+    for (char **target = c->targets; *target; target++) {
+        int hits = 0;
+        for (int k = 0; k < m->n_param; k++) {
+            Param *p = &m->param[k];
+            char module[96];
+            module_name(p, module, sizeof module);
+            if (p->vec || !target_matches(*target, module)) continue;
+            if (!(param_id_flags(p->id) & PF_ADAPT))
+                return fail(E_INPUT, "lora.targets", "adapters sit on the linear layers of the blocks", "\"%s\" cannot carry an adapter",
+                            *target);
+            hits++;
+            if (!p->adapter) add_adapter(m, p, c);
+        }
+        if (!hits)
+            return fail(E_INPUT, "lora.targets", "for this family: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
+                        "\"%s\" names no linear layer of the model", *target);
+    }
+    return OK;
+}
+
+static int lora_by_regex(Model *m, const PeftConfig *c)
+{
+    pcre2_code *re;
+    TRY(regex_compile(&re, c->targets_regex, PCRE2_ANCHORED | PCRE2_ENDANCHORED, "target_modules"));
+    for (int k = 0; k < m->n_param; k++) {
+        Param *p = &m->param[k];
+        char module[96];
+        module_name(p, module, sizeof module);
+        if ((param_id_flags(p->id) & PF_ADAPT) && regex_matches(re, module)) add_adapter(m, p, c);
+    }
+    pcre2_code_free(re);
+    return m->n_trained ? OK : fail(E_INPUT, "target_modules", NULL, "\"%s\" matches no linear layer", c->targets_regex);
+}
+
+static int select_lora(Model *m, const PeftConfig *c)
+{
+    if (c->targets_regex) return lora_by_regex(m, c);
+    if (!all_linear(c)) return lora_by_names(m, c);
+    for (int k = 0; k < m->n_param; k++)
+        if (param_id_flags(m->param[k].id) & PF_ADAPT) add_adapter(m, &m->param[k], c);
+    return OK;
+}
+
+int trainable_setup(Model *m, const TrainSpec *spec)
+{
+    m->trained = xcalloc(2 * (size_t)m->n_param, sizeof *m->trained);
+    if (streq(spec->method, "full"))
+        for (int k = 0; k < m->n_param; k++) train_whole(m, &m->param[k]);
+    else if (streq(spec->method, "freeze"))
+        TRY(select_freeze(m, spec));
+    else if (streq(spec->method, "lora"))
+        TRY(select_lora(m, spec->lora));
+    for (int i = 0; i < m->n_trained; i++) {
+        Trainable *t = &m->trained[i];
+        size_t bytes = (size_t)t->N * (size_t)t->K * sizeof(float);
+        t->master = t->packed ? arena_alloc(m->run, bytes) : t->param->vec; // a vector is its own master
+        if (!spec->optimizer) continue;
+        t->m = arena_alloc(m->run, bytes);
+        t->v = arena_alloc(m->run, bytes);
+    }
+    return OK;
+}
+
+// ---- first values ---------------------------------------------------------------------------------------------------
+void trainable_pack(Model *m, int i)
+{
+    Trainable *t = &m->trained[i];
+    if (t->packed) m->dev->op.linear_pack(m->dev, t->packed, 0, t->N, t->master, DT_F32, t->K);
+}
+
+// PEFT's init_lora_weights=True: A from Kaiming-uniform with a = sqrt(5), that is U(-1/sqrt(K), 1/sqrt(K)); B zero.
+static void init_lora_a(Trainable *t, uint64_t seed, float *host)
+{
+    uint64_t key = hash64(t->name, strlen(t->name), seed);
+    float bound = 1 / sqrtf((float)t->K);
+    size_t n = (size_t)t->N * (size_t)t->K;
+    for (size_t i = 0; i < n; i += 4) {
+        uint32_t r[4];
+        philox(key, 0, i / 4, r);
+        for (size_t j = 0; j < 4 && i + j < n; j++) host[i + j] = bound * (2 * u32_to_unit(r[j]) - 1);
+    }
+}
+
+static int read_adapter_tensor(Trainable *t, Weights *w, float *host)
+{
+    const char *name = tmpf("base_model.model.%s", t->name);
+    int at = weights_find(w, name);
+    if (at < 0) return fail(E_INPUT, name, "is it an adapter for this model?", "the adapter lacks this tensor");
+    const TensorInfo *info = weights_info(w, at);
+    if (info->ndim != 2 || info->shape[0] != t->N || info->shape[1] != t->K)
+        return fail(E_INPUT, name, "the adapter was made for another model, or its rank differs from its adapter_config.json",
+                    "the adapter's shape is [%lld, %lld], the model needs [%d, %d]", (long long)info->shape[0],
+                    (long long)(info->ndim > 1 ? info->shape[1] : 1), t->N, t->K);
+    return weights_read(w, at, 0, t->N, DT_F32, host);
+}
+
+static int check_adapter_names(const Model *m, const Weights *w)
+{
+    if (weights_count(w) == m->n_trained) return OK;
+    for (int i = 0; i < weights_count(w); i++) {
+        const char *name = weights_info(w, i)->name;
+        bool known = false;
+        for (int k = 0; k < m->n_trained && !known; k++) known = streq(name, tmpf("base_model.model.%s", m->trained[k].name));
+        if (!known) return fail(E_INPUT, name, "is it an adapter for this model?", "the adapter holds a tensor that fits no target");
+    }
+    return OK;
+}
+
+int trainable_init(Model *m, const TrainSpec *spec, Weights *w, Weights *adapter)
+{
+    int status = OK;
+    size_t largest = 0;
+    for (int i = 0; i < m->n_trained; i++)
+        if (m->trained[i].packed) largest = MAX(largest, (size_t)m->trained[i].N * (size_t)m->trained[i].K);
+    float *host = xmalloc(largest * sizeof(float) + 1);
+    if (adapter) TRY_DONE(check_adapter_names(m, adapter));
+    for (int i = 0; i < m->n_trained; i++) {
+        Trainable *t = &m->trained[i];
+        if (!t->packed) continue;
+        size_t n = (size_t)t->N * (size_t)t->K;
+        if (!t->adapter)
+            TRY_DONE(weights_read(w, weights_find(w, t->name), 0, t->N, DT_F32, host));
+        else if (adapter)
+            TRY_DONE(read_adapter_tensor(t, adapter, host));
+        else if (t->packed == &t->param->adapter->A)
+            init_lora_a(t, spec->seed, host);
+        else
+            memset(host, 0, n * sizeof(float));
+        TRY_DONE(m->dev->upload(m->dev, t->master, host, n * sizeof(float)));
+        trainable_pack(m, i);
+    }
+done:
+    free(host);
+    return status;
+}
+
+// ---- reading back ---------------------------------------------------------------------------------------------------
+// rows of W + scale * B·A in f64 per element, from the f32 masters
+static void add_product(const Model *m, const Param *p, int64_t row0, int64_t rows, float *w)
+{
+    const Adapter *ad = p->adapter;
+    const float *A = m->trained[ad->slot_a].master, *B = m->trained[ad->slot_b].master;
+    const int64_t K = p->K;
+#pragma omp parallel for
+    for (int64_t n = 0; n < rows; n++)
+        for (int64_t k = 0; k < K; k++) {
+            double sum = 0;
+            for (int r = 0; r < ad->R; r++) sum += (double)B[(row0 + n) * ad->R + r] * A[r * K + k];
+            w[n * K + k] = (float)(w[n * K + k] + ad->scale * sum);
+        }
+}
+
+int param_read(Model *m, const Param *p, bool merge, int64_t row0, int64_t rows, DType dst_t, void *dst)
+{
+    Device *d = m->dev;
+    size_t n = (size_t)rows * (size_t)p->K;
+    float *f = dst_t == DT_F32 ? dst : xmalloc(n * sizeof(float));
+    int status = OK;
+    if (p->vec)
+        status = d->download(d, f, p->vec + row0, n * sizeof(float));
+    else if (p->slot >= 0)
+        status = d->download(d, f, m->trained[p->slot].master + row0 * p->K, n * sizeof(float));
+    else
+        d->op.linear_unpack(d, &p->packed, (int)row0, (int)rows, f, DT_F32, p->K);
+    if (status == OK && merge && p->adapter) add_product(m, p, row0, rows, f);
+    if (dst_t == DT_BF16)
+        for (size_t i = 0; i < n; i++) ((bf16_t *)dst)[i] = f32_to_bf16(f[i]);
+    if (f != dst) free(f);
+    return status;
+}
