@@ -74,6 +74,8 @@ static void test_memory(void **state)
     assert_int_equal(d->download(d, back, to, sizeof to), OK);
     assert_int_equal(d->sync(d), OK);
     assert_memory_equal(from, back, sizeof from);
+    assert_int_equal(d->zero(d, to, sizeof to), OK);
+    assert_int_equal(to[2], 0);
     assert_int_equal(d->scratch_bytes(d), 0);
     assert_int_equal(d->packed_bytes(d, DT_BF16, 33, 3), 2 * 32 * 4 * 2); // panels of 32, pairs
     assert_int_equal(d->packed_bytes(d, DT_F32, 32, 3), 32 * 3 * 4);
