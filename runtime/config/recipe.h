@@ -44,11 +44,19 @@ typedef struct Recipe {
 #undef OPT_LIST
 #undef OPT_MAP
 
-// Reads the YAML file, applies n "section.key=value" (or "key=value") overrides, checks everything. Paths in the file are taken
-// relative to the current directory, as written. E_INPUT: FILE:LINE, what, and the nearest known key as hint.
+// Reads the YAML file (NULL or "": none), applies n "section.key=value" (or "key=value") overrides, checks everything. Paths are
+// taken relative to the current directory, as written. E_INPUT: FILE:LINE (or "command line"), what, and the nearest known key
+// as hint. On failure *out holds nothing.
 int recipe_load(Recipe *out, const char *file, char *const *overrides, int n);
 int recipe_parse(Recipe *out, const char *yaml, size_t bytes, const char *file, char *const *overrides, int n);
 void recipe_free(Recipe *r);
 void recipe_write_yaml(const Recipe *r, Buf *out); // resolved: running it again repeats the run
-void recipe_banner(const Recipe *r, Buf *out);     // for people: what differs from the defaults stands out
+void recipe_banner(const Recipe *r, Buf *out);     // for people: what differs from the defaults
 void recipe_help(Buf *out);                        // every option with type, default, range and help
+void recipe_keys(Buf *out);                        // every "key" and "section.key", one a line: for shell completion
+
+// Where the user gave an option ("data.train"): "FILE:LINE", "command line", or FILE when it has its default. For errors about
+// its value that only its user can find ("no such model"). The text lives as tmpf's.
+const char *recipe_place(const Recipe *r, const char *option);
+// E_INPUT when a text or list option is empty that this verb cannot do without.
+int recipe_need(const Recipe *r, const char *option, const char *verb);
