@@ -233,8 +233,9 @@ int comm_agree(Comm *c, int status)
         if (mine->code && *mine->what)
             log_debug("%s: %s (rank %d reports its own)", mine->place, mine->what, culprit);
         error_clear();
-        return fail(agreed, tmpf("rank %d", culprit), NULL, "%s", "");
+        fail(agreed, tmpf("rank %d", culprit), NULL, "%s", "");
     }
+    error_mark_agreed();
     return agreed;
 }
 

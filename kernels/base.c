@@ -42,6 +42,7 @@ int fail_errno(const char *path, const char *what)
 const ErrorRecord *error_last(void) { return &record; }
 void error_adopt(const ErrorRecord *e) { record = *e; }
 void error_clear(void) { memset(&record, 0, sizeof record); }
+void error_mark_agreed(void) { record.agreed = true; }
 
 void error_trace(const char *file, int line, const char *call)
 {

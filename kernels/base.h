@@ -30,6 +30,7 @@ typedef struct ErrorRecord {
     char what[1024];
     char hint[512];   // may be empty
     char trace[1024]; // "file:line call" per TRY, innermost first
+    bool agreed;      // all ranks return this status: nobody is left waiting in a collective (set by comm_agree)
 } ErrorRecord;
 
 // Fills the calling thread's record (the first fault since error_clear wins) and returns code. place and hint may be NULL.
@@ -40,6 +41,7 @@ const ErrorRecord *error_last(void);
 // Moves a record to this thread: for faults found on another thread (loader, async writer).
 void error_adopt(const ErrorRecord *e);
 void error_clear(void);
+void error_mark_agreed(void);
 void error_trace(const char *file, int line, const char *call);
 int error_exit_code(int status); // 0, 1, 2, 3 or 75
 // Formats into a thread-local ring of 8 buffers of 512 bytes: for the place and hint arguments of fail().
