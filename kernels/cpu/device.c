@@ -98,13 +98,6 @@ static int cpu_zero(Device *d, void *dst, size_t bytes)
     return OK;
 }
 
-static int cpu_zero(Device *d, void *dst, size_t bytes)
-{
-    (void)d;
-    if (bytes) memset(dst, 0, bytes);
-    return OK;
-}
-
 static int cpu_sync(Device *d)
 {
     (void)d;
@@ -140,7 +133,6 @@ static int open_with(Device **out, const DeviceConfig *c, const char *name, cons
                   .op = *op,
                   .upload = cpu_copy,
                   .download = cpu_copy,
-                  .zero = cpu_zero,
                   .zero = cpu_zero,
                   .sync = cpu_sync,
                   .packed_bytes = cpu_packed_bytes,
