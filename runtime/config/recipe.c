@@ -12,8 +12,7 @@
 #include <string.h>
 #include <threads.h>
 
-// ---- the table
-// ------------------------------------------------------------------------------------------------------
+// ---- the table --------------------------------------------------------------------------------------------
 static Option options[MAX_OPTIONS];
 static char names[MAX_OPTIONS][48];
 static int n_options;
@@ -83,8 +82,7 @@ bool section_exists(const char *name)
     return false;
 }
 
-// ---- the strings' owner
-// ---------------------------------------------------------------------------------------------
+// ---- the strings' owner -----------------------------------------------------------------------------------
 typedef struct Chunk {
     struct Chunk *next;
     max_align_t data[];
@@ -122,8 +120,7 @@ void recipe_free(Recipe *r)
     memset(r, 0, sizeof *r);
 }
 
-// ---- places
-// ---------------------------------------------------------------------------------------------------------
+// ---- places -----------------------------------------------------------------------------------------------
 int option_line(const Recipe *r, const Option *o)
 {
     const Memory *m = r->memory;
@@ -152,8 +149,7 @@ const char *recipe_place(const Recipe *r, const char *option)
     return line_place(r, option_line(r, named(option)));
 }
 
-// ---- one value
-// ------------------------------------------------------------------------------------------------------
+// ---- one value --------------------------------------------------------------------------------------------
 static bool word_of(const char *s, const char *const *words, int n)
 {
     for (int i = 0; i < n; i++)
@@ -364,9 +360,8 @@ static void set_defaults(Recipe *r)
     }
 }
 
-// ---- overrides
-// ------------------------------------------------------------------------------------------------------ Text
-// stays as the shell gave it; only lists and maps are read as YAML.
+// ---- overrides --------------------------------------------------------------------------------------------
+// Text stays as the shell gave it; only lists and maps are read as YAML.
 static int override_value(Recipe *r, const Option *o, const char *text, Value *v)
 {
     bool flow = (o->type == TYPE_LIST && *text == '[') || (o->type == TYPE_MAP && *text == '{');
@@ -399,8 +394,7 @@ static int apply_override(Recipe *r, const char *given)
     return option_set(r, o, &v, LINE_CLI);
 }
 
-// ---- checks that look at several options
-// ----------------------------------------------------------------------------
+// ---- checks that look at several options ------------------------------------------------------------------
 int recipe_need(const Recipe *r, const char *option, const char *verb)
 {
     const Option *o = named(option);
@@ -468,8 +462,7 @@ static int recipe_check(Recipe *r)
     return OK;
 }
 
-// ---- entry points
-// ---------------------------------------------------------------------------------------------------
+// ---- entry points -----------------------------------------------------------------------------------------
 int recipe_parse(Recipe *out, const char *yaml, size_t bytes, const char *file, char *const *overrides, int n)
 {
     int status = OK;

@@ -6,8 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
-// ---- scalars
-// --------------------------------------------------------------------------------------------------------
+// ---- scalars ----------------------------------------------------------------------------------------------
 // Text that every YAML reader, 1.1 ones included, takes as this text without quotes.
 static bool plain_safe(const char *s)
 {
@@ -123,8 +122,7 @@ static void put_default(Buf *b, const Option *o)
     }
 }
 
-// ---- documents
-// ------------------------------------------------------------------------------------------------------
+// ---- documents --------------------------------------------------------------------------------------------
 void recipe_write_yaml(const Recipe *r, Buf *out)
 {
     int n;

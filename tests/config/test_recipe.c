@@ -25,8 +25,7 @@ static void must_parse(Recipe *r, const char *yaml, const char *overrides)
     if (parse(r, yaml, overrides) < 0) fail_msg("%s: %s", error_last()->place, error_last()->what);
 }
 
-// ---- what is refused
-// --------------------------------------------------------------------------------------------------
+// ---- what is refused --------------------------------------------------------------------------------------
 typedef struct Bad {
     const char *yaml, *overrides;    // overrides separated by ';'
     const char *place, *what, *hint; // place exactly, what and hint as substrings
@@ -144,8 +143,7 @@ static void test_refused(void **state)
     }
 }
 
-// ---- what is read
-// -----------------------------------------------------------------------------------------------------
+// ---- what is read -----------------------------------------------------------------------------------------
 static void test_numbers(void **state)
 {
     (void)state;
@@ -259,8 +257,7 @@ static void test_places(void **state)
     recipe_free(&r); // twice is fine
 }
 
-// ---- what is written
-// --------------------------------------------------------------------------------------------------
+// ---- what is written --------------------------------------------------------------------------------------
 static void written(const Recipe *r, Buf *b)
 {
     b->len = 0;
