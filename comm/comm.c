@@ -218,20 +218,19 @@ static int64_t severity(int status)
 
 int comm_agree(Comm *c, int status)
 {
-    // One number holds severity, culprit and status, so that one MAX finds the worst status and the lowest
-    // rank that has it.
-    int64_t worst = severity(status) << 32 | (uint32_t)(INT32_MAX - c->rank);
+    // One number holds severity, whether this rank can say what happened (a rank that heard of the fault in an earlier agreement
+    // cannot), and the rank: one MAX finds the worst status and the lowest of the ranks that should tell of it.
+    const ErrorRecord *mine = error_last();
+    int64_t tells = mine->code && *mine->what;
+    int64_t worst = severity(status) << 32 | tells << 31 | (INT32_MAX - c->rank);
     TRY(comm_all_reduce(c, &worst, 1, DT_I64, REDUCE_MAX));
     int64_t level = worst >> 32;
     if (!level) return OK;
     int agreed = level == 1 ? E_PREEMPTED : (int)(1 - level);
-    int culprit = INT32_MAX - (int)(worst & 0x7fffffff);
+    int culprit = INT32_MAX - (int)(worst & INT32_MAX);
     if (culprit != c->rank) {
-        // An error is told once, by the culprit; what this rank found itself is less bad or the same thing
-        // again.
-        const ErrorRecord *mine = error_last();
-        if (mine->code && *mine->what)
-            log_debug("%s: %s (rank %d reports its own)", mine->place, mine->what, culprit);
+        // What this rank found itself is less bad, or the same thing again: an error is told once, by the culprit.
+        if (tells) log_debug("%s: %s (rank %d reports its own)", mine->place, mine->what, culprit);
         error_clear();
         fail(agreed, tmpf("rank %d", culprit), NULL, "%s", "");
     }

@@ -71,8 +71,8 @@ void grad_zero(GradSet *g)
 {
     size_t all = g->start[g->n];
     g->overflow = 0;
-    if (g->fixed) memset(g->fixed, 0, all * sizeof *g->fixed);
-    if (g->sum) memset(g->sum, 0, all * sizeof *g->sum);
+    if (g->fixed) (void)g->device->zero(g->device, g->fixed, all * sizeof *g->fixed);
+    if (g->sum) (void)g->device->zero(g->device, g->sum, all * sizeof *g->sum);
 }
 
 float *grad_direct(GradSet *g, int i)

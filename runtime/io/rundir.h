@@ -16,3 +16,6 @@ int rundir_metric(RunDir *r, const char *json_members);
 int rundir_rewind(RunDir *r, int64_t step);
 // status.json, replaced atomically: state is running, completed, preempted or failed
 int rundir_status(RunDir *r, const char *state, int code, int rank, int64_t step, const char *reason);
+
+// Removes a file, or a directory with all that is in it; symbolic links are removed, not followed. OK when nothing is there.
+int remove_tree(const char *path);

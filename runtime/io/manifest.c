@@ -1,0 +1,366 @@
+// manifest: writing, reading and checking the digests of a checkpoint. The reader trusts nothing: every
+// number is bounded by the text's or the file's size before it is used.
+#include "manifest.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char first_line[] = "attune-manifest 1\n";
+
+void manifest_free(Manifest *m)
+{
+    free(m->tensors);
+    free(m->leaves);
+    free(m->text);
+    memset(m, 0, sizeof *m);
+}
+
+// ---- building
+// -------------------------------------------------------------------------------------------------------
+static int by_offset(const void *a, const void *b)
+{
+    uint64_t x = ((const ManifestTensor *)a)->offset, y = ((const ManifestTensor *)b)->offset;
+    return (x > y) - (x < y);
+}
+
+static size_t leaves_of(uint64_t bytes)
+{
+    return (bytes + MANIFEST_LEAF_BYTES - 1) / MANIFEST_LEAF_BYTES;
+}
+
+static void cut_range(Manifest *m, uint64_t from, uint64_t to, int tensor)
+{
+    for (; from < to; from += MANIFEST_LEAF_BYTES)
+        m->leaves[m->n_leaves++] = (ManifestLeaf){
+            .offset = from, .bytes = MIN(to - from, (uint64_t)MANIFEST_LEAF_BYTES), .tensor = tensor};
+}
+
+void manifest_cut(Manifest *m)
+{
+    qsort(m->tensors, m->n_tensors, sizeof *m->tensors, by_offset);
+    size_t most = leaves_of(m->file_bytes) + 2 * m->n_tensors + 1; // each edge of a tensor cuts one leaf more
+    m->leaves = xcalloc(most, sizeof *m->leaves);
+    uint64_t at = 0;
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        const ManifestTensor *t = &m->tensors[i];
+        cut_range(m, at, t->offset, -1);
+        cut_range(m, t->offset, t->offset + t->bytes, (int)i);
+        at = t->offset + t->bytes;
+    }
+    cut_range(m, at, m->file_bytes, -1);
+    ASSERT(m->n_leaves <= most);
+}
+
+void manifest_print(const Manifest *m, Buf *out)
+{
+    size_t start = out->len;
+    buf_printf(out, "%sstep %" PRId64 "\nfile state.h5 %" PRIu64 "\n", first_line, m->step, m->file_bytes);
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        const ManifestTensor *t = &m->tensors[i];
+        buf_printf(out, "tensor %" PRIu64 " %" PRIu64 " %s %" PRId64 " %" PRId64 " %s\n", t->offset, t->bytes,
+                   dtype_name(t->t), t->shape[0], t->shape[1], t->name);
+    }
+    for (size_t i = 0; i < m->n_leaves; i++) {
+        const ManifestLeaf *leaf = &m->leaves[i];
+        buf_printf(out, "leaf %" PRIu64 " %" PRIu64 " %016" PRIx64 "\n", leaf->offset, leaf->bytes,
+                   leaf->digest);
+    }
+    buf_printf(out, "end %016" PRIx64 "\n", hash64(out->data + start, out->len - start, 0));
+}
+
+// ---- digests
+// --------------------------------------------------------------------------------------------------------
+// The leaves of a rank: those that begin in its 1/size of the file.
+static void share_of(const Manifest *m, int rank, int size, size_t *from, size_t *to)
+{
+    uint64_t each = m->file_bytes / (uint64_t)size + 1, low = each * (uint64_t)rank, high = low + each;
+    *from = *to = 0;
+    while (*from < m->n_leaves && m->leaves[*from].offset < low) ++*from;
+    for (*to = *from; *to < m->n_leaves && m->leaves[*to].offset < high;) ++*to;
+}
+
+static int read_at(int fd, const char *file, char *data, uint64_t bytes, uint64_t offset)
+{
+    while (bytes) {
+        ssize_t n = pread(fd, data, bytes, (off_t)offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fail_errno(file, "cannot read");
+        if (n == 0) return fail(E_INPUT, file, NULL, "the file ends at byte %" PRIu64, offset);
+        data += n;
+        bytes -= (uint64_t)n;
+        offset += (uint64_t)n;
+    }
+    return OK;
+}
+
+static int open_whole(const Manifest *m, const char *file, int *fd)
+{
+    struct stat st;
+    *fd = open(file, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0) return fail_errno(file, "cannot open");
+    if (fstat(*fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == m->file_bytes) return OK;
+    close(*fd);
+    return fail(E_INPUT, file, NULL, "%lld bytes, its MANIFEST says %" PRIu64, (long long)st.st_size,
+                m->file_bytes);
+}
+
+typedef void (*LeafFn)(void *ctx, size_t i, uint64_t digest);
+
+static int each_digest(const Manifest *m, const char *file, int rank, int size, LeafFn fn, void *ctx)
+{
+    int fd, status = OK;
+    size_t from, to;
+    TRY(open_whole(m, file, &fd));
+    share_of(m, rank, size, &from, &to);
+    char *data = xmalloc(MANIFEST_LEAF_BYTES);
+    for (size_t i = from; i < to; i++) {
+        const ManifestLeaf *leaf = &m->leaves[i];
+        TRY_DONE(read_at(fd, file, data, leaf->bytes, leaf->offset));
+        fn(ctx, i, hash64(data, leaf->bytes, 0));
+    }
+done:
+    free(data);
+    close(fd);
+    return status;
+}
+
+static void store_digest(void *ctx, size_t i, uint64_t digest)
+{
+    ((Manifest *)ctx)->leaves[i].digest = digest;
+}
+
+int manifest_digest(Manifest *m, const char *file, int rank, int size)
+{
+    return each_digest(m, file, rank, size, store_digest, m);
+}
+
+typedef struct Comparison {
+    const Manifest *m;
+    size_t *bad;
+} Comparison;
+
+static void compare_digest(void *ctx, size_t i, uint64_t digest)
+{
+    const Comparison *x = ctx;
+    if (digest != x->m->leaves[i].digest && *x->bad == SIZE_MAX) *x->bad = i;
+}
+
+int manifest_compare(const Manifest *m, const char *file, int rank, int size, size_t *bad)
+{
+    *bad = SIZE_MAX;
+    return each_digest(m, file, rank, size, compare_digest, &(Comparison){m, bad});
+}
+
+int manifest_blame(const Manifest *m, const char *file, size_t leaf)
+{
+    const ManifestLeaf *l = &m->leaves[leaf];
+    const char *whose = l->tensor < 0 ? "its structure" : tmpf("tensor %s", m->tensors[l->tensor].name);
+    return fail(E_INPUT, file, NULL,
+                "damaged: %s (bytes %" PRIu64 " to %" PRIu64 " differ from their digest)", whose, l->offset,
+                l->offset + l->bytes - 1);
+}
+
+// ---- reading
+// -------------------------------------------------------------------------------------------------------- A
+// position in the text, and what a message needs to name it.
+typedef struct Cursor {
+    const char *place;
+    char *at, *end;
+    int line;
+} Cursor;
+
+static int bad(const Cursor *c, const char *what)
+{
+    return fail(E_INPUT, tmpf("%s:%d", c->place, c->line), NULL, "%s", what);
+}
+
+static bool take(Cursor *c, const char *literal)
+{
+    size_t n = strlen(literal);
+    if ((size_t)(c->end - c->at) < n || memcmp(c->at, literal, n) != 0) return false;
+    c->at += n;
+    if (n && literal[n - 1] == '\n') c->line++;
+    return true;
+}
+
+// A decimal number as it is printed: no sign, no leading zero, at most INT64_MAX.
+static int take_number(Cursor *c, uint64_t *out)
+{
+    const char *start = c->at;
+    uint64_t v = 0;
+    while (c->at < c->end && *c->at >= '0' && *c->at <= '9' && v <= (INT64_MAX - 9) / 10)
+        v = v * 10 + (uint64_t)(*c->at++ - '0');
+    bool more = c->at < c->end && *c->at >= '0' && *c->at <= '9';
+    if (c->at == start || more || (*start == '0' && c->at - start > 1))
+        return bad(c, "a number was expected here");
+    *out = v;
+    return OK;
+}
+
+static int take_digest(Cursor *c, uint64_t *out)
+{
+    uint64_t v = 0;
+    if (c->end - c->at < 16) return bad(c, "a digest was expected here");
+    for (int i = 0; i < 16; i++) {
+        char h = *c->at++;
+        int digit = h >= '0' && h <= '9' ? h - '0' : h >= 'a' && h <= 'f' ? h - 'a' + 10 : -1;
+        if (digit < 0) return bad(c, "a digest was expected here");
+        v = v << 4 | (uint64_t)digit;
+    }
+    *out = v;
+    return OK;
+}
+
+static int take_space(Cursor *c)
+{
+    return take(c, " ") ? OK : bad(c, "a space was expected here");
+}
+static int take_newline(Cursor *c)
+{
+    return take(c, "\n") ? OK : bad(c, "the line should end here");
+}
+
+static int take_dtype(Cursor *c, DType *out)
+{
+    for (int t = 0; t < DT_COUNT; t++) {
+        size_t n = strlen(dtype_name((DType)t));
+        if ((size_t)(c->end - c->at) <= n || memcmp(c->at, dtype_name((DType)t), n) != 0 || c->at[n] != ' ')
+            continue;
+        c->at += n;
+        *out = (DType)t;
+        return OK;
+    }
+    return bad(c, "not a known type");
+}
+
+// The rest of the line; the newline becomes the string's end.
+static int take_name(Cursor *c, const char **out)
+{
+    char *newline = memchr(c->at, '\n', (size_t)(c->end - c->at));
+    if (!newline || newline == c->at || newline - c->at >= MANIFEST_NAME_BYTES)
+        return bad(c, "a name was expected here");
+    for (const char *p = c->at; p < newline; p++)
+        if ((unsigned char)*p < 0x20) return bad(c, "a name holds a control character");
+    *newline = 0;
+    *out = c->at;
+    c->at = newline + 1;
+    c->line++;
+    return OK;
+}
+
+static int take_tensor(Cursor *c, Manifest *m)
+{
+    ManifestTensor *t = &m->tensors[m->n_tensors];
+    uint64_t rows, cols;
+    size_t bytes;
+    TRY(take_number(c, &t->offset));
+    TRY(take_space(c));
+    TRY(take_number(c, &t->bytes));
+    TRY(take_space(c));
+    TRY(take_dtype(c, &t->t));
+    TRY(take_space(c));
+    TRY(take_number(c, &rows));
+    TRY(take_space(c));
+    TRY(take_number(c, &cols));
+    TRY(take_space(c));
+    if (!mul_ok(rows, cols, &bytes) || !mul_ok(bytes, dtype_size(t->t), &bytes) || bytes != t->bytes ||
+        !bytes)
+        return bad(c, "a tensor's shape does not make its size");
+    uint64_t before = m->n_tensors ? t[-1].offset + t[-1].bytes : 0;
+    if (t->offset < before || t->offset > m->file_bytes || t->bytes > m->file_bytes - t->offset)
+        return bad(c, "a tensor lies outside of the file, or over another one");
+    t->shape[0] = (int64_t)rows;
+    t->shape[1] = (int64_t)cols;
+    TRY(take_name(c, &t->name));
+    m->n_tensors++;
+    return OK;
+}
+
+// *tensor: the first whose end is not behind us yet; leaves come in the file's order, so it only moves on.
+static int take_leaf(Cursor *c, Manifest *m, size_t *tensor)
+{
+    ManifestLeaf *leaf = &m->leaves[m->n_leaves];
+    TRY(take_number(c, &leaf->offset));
+    TRY(take_space(c));
+    TRY(take_number(c, &leaf->bytes));
+    TRY(take_space(c));
+    TRY(take_digest(c, &leaf->digest));
+    uint64_t at = m->n_leaves ? leaf[-1].offset + leaf[-1].bytes : 0;
+    if (leaf->offset != at || !leaf->bytes || leaf->bytes > MANIFEST_LEAF_BYTES ||
+        leaf->bytes > m->file_bytes - at)
+        return bad(c, "a leaf does not go on where the last one ended");
+    while (*tensor < m->n_tensors && m->tensors[*tensor].offset + m->tensors[*tensor].bytes <= at) ++*tensor;
+    leaf->tensor = -1;
+    if (*tensor < m->n_tensors) {
+        const ManifestTensor *t = &m->tensors[*tensor];
+        uint64_t edge = t->offset > at ? t->offset : t->offset + t->bytes;
+        if (leaf->bytes > edge - at) return bad(c, "a leaf crosses a tensor's edge");
+        if (t->offset <= at) leaf->tensor = (int)*tensor;
+    }
+    m->n_leaves++;
+    return take_newline(c);
+}
+
+// The last line, by its fixed length, against the text before it.
+static int check_end(Cursor *c)
+{
+    enum { END_BYTES = 4 + 16 + 1 };
+    if (c->end - c->at < END_BYTES) return bad(c, "too short");
+    Cursor last = {.place = c->place, .at = c->end - END_BYTES, .end = c->end};
+    uint64_t digest = 0;
+    if (!take(&last, "end ")) return bad(&last, "cut short: the last line is missing");
+    TRY(take_digest(&last, &digest));
+    TRY(take_newline(&last));
+    c->end -= END_BYTES;
+    if (hash64(c->at, (size_t)(c->end - c->at), 0) != digest)
+        return bad(&last, "damaged: the text differs from its digest");
+    return OK;
+}
+
+static int parse(Manifest *m, Cursor *c)
+{
+    uint64_t step, tensor_lines = 0, lines = 0;
+    TRY(check_end(c));
+    for (const char *p = c->at; p < c->end && (p = memchr(p, '\n', (size_t)(c->end - p))); p++) {
+        lines++;
+        tensor_lines += c->end - p > 7 && memcmp(p + 1, "tensor ", 7) == 0;
+    }
+    m->tensors = xcalloc(tensor_lines + 1, sizeof *m->tensors);
+    m->leaves = xcalloc(lines + 1, sizeof *m->leaves);
+    if (!take(c, first_line)) return bad(c, "not a MANIFEST of version 1");
+    if (!take(c, "step ")) return bad(c, "`step` was expected here");
+    TRY(take_number(c, &step));
+    TRY(take_newline(c));
+    m->step = (int64_t)step;
+    if (!take(c, "file state.h5 ")) return bad(c, "`file state.h5` was expected here");
+    TRY(take_number(c, &m->file_bytes));
+    TRY(take_newline(c));
+    while (take(c, "tensor ")) TRY(take_tensor(c, m));
+    for (size_t tensor = 0; take(c, "leaf ");) TRY(take_leaf(c, m, &tensor));
+    if (c->at != c->end) return bad(c, "`tensor` or `leaf` was expected here");
+    uint64_t covered = m->n_leaves ? m->leaves[m->n_leaves - 1].offset + m->leaves[m->n_leaves - 1].bytes : 0;
+    return covered == m->file_bytes ? OK : bad(c, "the leaves do not cover the file");
+}
+
+int manifest_parse(Manifest *m, const char *place, char *text, size_t bytes)
+{
+    memset(m, 0, sizeof *m);
+    m->text = text;
+    Cursor c = {.place = place, .at = text, .end = text + bytes, .line = 1};
+    int status = parse(m, &c);
+    if (status < 0) manifest_free(m);
+    return status;
+}
+
+int manifest_read(Manifest *m, const char *path)
+{
+    char *text;
+    size_t bytes;
+    memset(m, 0, sizeof *m);
+    TRY(file_read(path, MANIFEST_LIMIT_BYTES, &text, &bytes));
+    return manifest_parse(m, path, text, bytes);
+}

@@ -1,0 +1,52 @@
+// manifest: the text file beside state.h5 that tells what is in it and by which digests damage is found.
+// Private to checkpoint.c (and its tests). Grammar, one item a line, single spaces, decimal numbers, digests
+// as 16 hex digits (XXH64):
+//
+//   attune-manifest 1
+//   step STEP
+//   file state.h5 BYTES
+//   tensor OFFSET BYTES DTYPE ROWS COLS NAME      one per dataset, by offset; where its bytes lie in the file
+//   leaf OFFSET BYTES DIGEST                      of the file's bytes; leaves cover it without gaps; none
+//   crosses a tensor's edge end DIGEST                                    of all the text before this line
+//
+// A digest finds damage: flipped bits, cut or swapped files. It is no signature: whoever can write the file
+// can write digests.
+#pragma once
+#include "comm.h"
+
+enum { MANIFEST_LEAF_BYTES = 4 << 20, MANIFEST_LIMIT_BYTES = 64 << 20, MANIFEST_NAME_BYTES = 512 };
+
+typedef struct ManifestTensor {
+    uint64_t offset, bytes;
+    DType t;
+    int64_t shape[2];
+    const char *name;
+} ManifestTensor;
+
+typedef struct ManifestLeaf {
+    uint64_t offset, bytes, digest;
+    int tensor; // whose bytes these are; -1: the file's structure
+} ManifestLeaf;
+
+typedef struct Manifest {
+    int64_t step;
+    uint64_t file_bytes;
+    ManifestTensor *tensors; // sorted by offset
+    ManifestLeaf *leaves;
+    size_t n_tensors, n_leaves;
+    char *text; // a parsed manifest's names point into it; NULL for one that was built
+} Manifest;
+
+// From step, file_bytes and tensors (which it sorts): the leaves, their digests zero.
+void manifest_cut(Manifest *m);
+// Reads this rank's share of the leaves (a run of them, about 1/size of the bytes). digest: fills in their
+// digests, else compares them and sets *bad to the first leaf that differs, or SIZE_MAX.
+int manifest_digest(Manifest *m, const char *file, int rank, int size);
+int manifest_compare(const Manifest *m, const char *file, int rank, int size, size_t *bad);
+void manifest_print(const Manifest *m, Buf *out);
+// Takes over `text` (malloc'ed, NUL-terminated at text[bytes]), also when it fails. place: for messages.
+int manifest_parse(Manifest *m, const char *place, char *text, size_t bytes);
+int manifest_read(Manifest *m, const char *path);
+// E_INPUT that names the damaged tensor.
+int manifest_blame(const Manifest *m, const char *file, size_t leaf);
+void manifest_free(Manifest *m);
