@@ -8,6 +8,7 @@ typedef struct TrainArgs {
     char *const *overrides;
     int n_overrides;
     bool resume, force;
+    bool base; // eval: the recipe's model as it is, not what the run made of it
 } TrainArgs;
 int run_train(Comm *world, const TrainArgs *a);
 int run_eval(Comm *world, const TrainArgs *a);
@@ -41,3 +42,4 @@ int run_convert(const char *src, const char *dst, const char *adapter, const cha
 int run_inspect(const char *path, bool json);
 int run_doctor(Comm *world);
 void run_recipe_help(FILE *out);
+void run_recipe_keys(FILE *out); // "key" and "section.key", one a line: for shell completion

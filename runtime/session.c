@@ -1,0 +1,159 @@
+#include "session.h"
+#include <stdlib.h>
+#include <string.h>
+
+enum { ARENA_SLACK = 1 << 20 };
+
+static int open_device(Session *s, const char *device)
+{
+    return device_open(&s->dev, &(DeviceConfig){.name = device, .index = s->mesh.world ? comm_local_rank(s->mesh.world) : 0});
+}
+
+// A model without a tokenizer can still be trained and scored on {"tokens"} rows.
+static bool has_tokenizer(const char *model)
+{
+    return !path_is_dir(model) || path_exists(tmpf("%s/tokenizer.json", model));
+}
+
+static int open_tokenizer(Session *s, const char *model)
+{
+    if (!path_exists(model))
+        return fail(E_INPUT, model, "`model` is a Hugging Face directory or a .gguf file", "no such file or directory");
+    return has_tokenizer(model) ? tokenizer_open(&s->tok, model) : OK;
+}
+
+static char **copy_list(const RecipeList *l)
+{
+    char **out = xcalloc((size_t)l->n + 1, sizeof *out);
+    for (int i = 0; i < l->n; i++) out[i] = xstrdup(l->item[i]);
+    return out;
+}
+
+// The adapter's shape: from the directory it starts from, else from the recipe.
+static int adapter_shape(Session *s, const char *dir)
+{
+    const Recipe *r = &s->recipe;
+    if (dir && *dir) {
+        TRY(peft_config_read(&s->peft, dir));
+        if (s->peft.use_dora)
+            return fail(E_INPUT, tmpf("%s/adapter_config.json", dir), NULL, "use_dora: this build has LoRA and rsLoRA");
+        if (s->peft.modules_to_save && s->peft.modules_to_save[0])
+            return fail(E_INPUT, tmpf("%s/adapter_config.json", dir), NULL, "modules_to_save is not supported");
+        return OK;
+    }
+    s->peft = (PeftConfig){.rank = (int)r->lora.rank,
+                           .alpha = r->lora.alpha,
+                           .dropout = r->lora.dropout,
+                           .use_rslora = streq(r->lora.variant, "rslora"),
+                           .base_model = xstrdup(r->model),
+                           .targets = copy_list(&r->lora.targets)};
+    return OK;
+}
+
+int session_open(Session *s, Comm *world, const Recipe *r)
+{
+    s->recipe = *r;
+    TRY(mesh_open(&s->mesh, world, (int)r->parallel.tensor));
+    TRY(open_device(s, r->device));
+    s->precision = streq(r->precision, "f32") ? DT_F32 : DT_BF16;
+    TRY(open_tokenizer(s, r->model));
+    s->spec = (TrainSpec){.method = r->method,
+                          .freeze_train = r->freeze.train.item,
+                          .n_freeze_train = r->freeze.train.n,
+                          .adapter_dir = *r->adapter ? r->adapter : NULL,
+                          .seed = (uint64_t)r->seed};
+    if (!streq(r->method, "lora")) {
+        if (*r->adapter)
+            return fail(E_INPUT, "adapter", "merge it first: attune convert MODEL DST --adapter DIR",
+                        "method %s does not start from an adapter", r->method);
+        return OK;
+    }
+    TRY(adapter_shape(s, r->adapter));
+    if (*r->adapter) s->peft.dropout = r->lora.dropout;
+    s->spec.lora = &s->peft;
+    return OK;
+}
+
+int session_open_model(Session *s, Comm *world, const ModelArgs *a)
+{
+    TRY(mesh_open(&s->mesh, world, 1));
+    TRY(open_device(s, a->device && *a->device ? a->device : "auto"));
+    const char *p = a->precision && *a->precision ? a->precision : cpu_has_fast_bf16() ? "bf16" : "f32";
+    if (!streq(p, "bf16") && !streq(p, "f32")) return fail(E_INPUT, "--precision", "bf16 or f32", "\"%s\"", p);
+    s->precision = streq(p, "f32") ? DT_F32 : DT_BF16;
+    TRY(open_tokenizer(s, a->model));
+    s->recipe.model = a->model;
+    s->recipe.data.template = "auto";
+    s->spec = (TrainSpec){.method = a->adapter ? "lora" : "none", .adapter_dir = a->adapter};
+    if (!a->adapter) return OK;
+    TRY(adapter_shape(s, a->adapter));
+    s->spec.lora = &s->peft;
+    return OK;
+}
+
+void session_close(Session *s)
+{
+    model_close(s->model);
+    arena_free(s->step);
+    arena_free(s->run);
+    peft_config_free(&s->peft);
+    tokenizer_free(s->tok);
+    device_close(s->dev);
+    mesh_close(&s->mesh);
+}
+
+int session_dataset(Session *s, Dataset **out, const char *path, const char *key, bool prompts)
+{
+    const Recipe *r = &s->recipe;
+    if (!path || !*path) return fail(E_INPUT, *r->file ? r->file : "recipe", NULL, "%s is not set", key);
+    Weights *w;
+    ModelConfig c;
+    TRY(weights_open(&w, r->model));
+    int status = model_config_read(&c, r->model, w);
+    weights_close(w);
+    TRY(status);
+    const bool all = r->objective && streq(r->objective, "pretrain");
+    DataConfig d = {.path = path,
+                    .format = r->data.format ? r->data.format : "auto",
+                    .loss_on = all || !r->data.loss_on ? (all ? "all" : "completion") : r->data.loss_on,
+                    .overlong = r->data.overlong ? r->data.overlong : "drop",
+                    .max_tokens = r->data.max_tokens ? (int)r->data.max_tokens : 1 << 20,
+                    .template_path = r->data.template,
+                    .model_path = r->model,
+                    .vocab = c.V,
+                    .allow_prompt_only = prompts};
+    return dataset_open(out, &d, s->tok);
+}
+
+int session_measure(Session *s, int positions, bool optimizer, size_t *run_bytes, Model **measured, Arena **counter)
+{
+    TrainSpec spec = s->spec;
+    spec.optimizer = optimizer;
+    TRY(arena_open(counter, "run", 0, true));
+    TRY(model_open(measured, s->dev, s->precision, *counter, s->recipe.model, positions, &spec));
+    *run_bytes = arena_peak(*counter);
+    return OK;
+}
+
+int session_model(Session *s, int positions, bool optimizer, size_t extra)
+{
+    Model *measured = NULL;
+    Arena *counter = NULL;
+    size_t bytes;
+    int status = session_measure(s, positions, optimizer, &bytes, &measured, &counter);
+    model_close(measured);
+    arena_free(counter);
+    TRY(status);
+    TRY(arena_open(&s->run, "run", bytes + extra + ARENA_SLACK, false));
+    TrainSpec spec = s->spec;
+    spec.optimizer = optimizer;
+    TRY(model_open(&s->model, s->dev, s->precision, s->run, s->recipe.model, positions, &spec));
+    return s->tok ? model_tokens_check(s->model, tokenizer_vocab_size(s->tok), s->recipe.model) : OK;
+}
+
+int session_inference(Session *s, Activations **out, int T, int S, int M, int positions)
+{
+    TRY(session_model(s, positions, false, 0));
+    TRY(arena_open(&s->step, "step", activations_bytes(s->model, T, M, false, false) + ARENA_SLACK, false));
+    return activations_open(out, s->model, s->step, T, S, M, false, false);
+}

@@ -1,0 +1,34 @@
+// session: what a verb needs open before it can work: recipe, ranks, device, tokenizer, data, model, memory. Opened once, in this
+// order, by session_open_*; closed as a whole. Private to runtime/.
+#pragma once
+#include "config/recipe.h"
+#include "data/data.h"
+#include "model/model.h"
+#include "runtime.h"
+
+typedef struct Session {
+    Recipe recipe;
+    Mesh mesh;
+    Device *dev;
+    DType precision;
+    Tokenizer *tok; // NULL: the model has none
+    PeftConfig peft; // method lora: the adapter's shape
+    TrainSpec spec;
+    Arena *run, *step;
+    Model *model;
+} Session;
+
+// From a recipe: everything but the model (whose memory depends on the data, see session_model).
+int session_open(Session *s, Comm *world, const Recipe *r);
+// From a command line's model and adapter (score, generate).
+int session_open_model(Session *s, Comm *world, const ModelArgs *a);
+void session_close(Session *s);
+
+int session_dataset(Session *s, Dataset **out, const char *path, const char *key, bool prompts);
+
+// Opens a measuring model: its run arena's peak is what session_model will use.
+int session_measure(Session *s, int positions, bool optimizer, size_t *run_bytes, Model **measured, Arena **counter);
+// Allocates `extra` bytes more in the run arena than the model needs (gradients, caches), then opens the model.
+int session_model(Session *s, int positions, bool optimizer, size_t extra);
+// Model and activations for forward passes only, micro-batches of at most T tokens, S sequences and M head rows.
+int session_inference(Session *s, Activations **out, int T, int S, int M, int positions);

@@ -1,0 +1,121 @@
+// state.c: a run's state as a checkpoint, and back. Tensors: the f32 master of each trained tensor and its two moments, under
+// "model/NAME" or "adapter/NAME" and "optim/NAME/{m,v}". Everything else is a function of (recipe, step): the schedule, the data
+// cursor, and every random number, so the step is all that has to be remembered of them.
+// Each data-parallel rank writes its share of the rows, and reads all of them.
+#include "trainer.h"
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct Names {
+    char (*text)[192];
+    CkptTensor *t;
+    int n;
+} Names;
+
+static void add_tensor(Names *s, const char *name, const Trainable *t, float *data, int part, int parts)
+{
+    int64_t row0 = (int64_t)t->N * part / parts, row1 = (int64_t)t->N * (part + 1) / parts;
+    snprintf(s->text[s->n], sizeof s->text[0], "%s", name);
+    s->t[s->n] = (CkptTensor){.name = s->text[s->n], .t = DT_F32, .shape = {t->N, t->K}, .row0 = row0, .rows = row1 - row0,
+                              .cols = t->K, .data = row1 > row0 ? data + row0 * t->K : NULL};
+    s->n++;
+}
+
+static Names state_tensors(const Model *m, int part, int parts)
+{
+    Names s = {.text = xcalloc(3 * (size_t)m->n_trained + 1, sizeof s.text[0]), .t = xcalloc(3 * (size_t)m->n_trained + 1, sizeof *s.t)};
+    for (int i = 0; i < m->n_trained; i++) {
+        const Trainable *t = &m->trained[i];
+        add_tensor(&s, tmpf("%s/%s", t->adapter ? "adapter" : "model", t->name), t, t->master, part, parts);
+        add_tensor(&s, tmpf("optim/%s/m", t->name), t, t->m, part, parts);
+        add_tensor(&s, tmpf("optim/%s/v", t->name), t, t->v, part, parts);
+    }
+    return s;
+}
+
+static void names_free(Names *s)
+{
+    free(s->text);
+    free(s->t);
+}
+
+static json_t *peft_json(const PeftConfig *c)
+{
+    json_t *targets = json_array();
+    for (char **t = c->targets; t && *t; t++) json_array_append_new(targets, json_string(*t));
+    return json_pack("{s:i, s:f, s:b, s:o}", "rank", c->rank, "alpha", c->alpha, "rslora", c->use_rslora, "targets", targets);
+}
+
+static char *state_json(const Trainer *t)
+{
+    const Recipe *r = &t->s.recipe;
+    Buf yaml = {0};
+    recipe_write_yaml(r, &yaml);
+    json_t *j = json_pack("{s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:s}", "step", (json_int_t)t->step, "method", r->method, "objective",
+                          r->objective, "base", r->model, "recipe", yaml.data, "seed", (json_int_t)r->seed, "total_steps",
+                          (json_int_t)t->total_steps, "data_digest", tmpf("%016llx", (unsigned long long)dataset_digest(t->train)));
+    if (streq(r->method, "lora")) json_object_set_new(j, "lora", peft_json(&t->s.peft));
+    char *text = json_dumps(j, JSON_INDENT(1));
+    json_decref(j);
+    buf_free(&yaml);
+    return text;
+}
+
+int state_save(Trainer *t)
+{
+    const Mesh *mesh = &t->s.mesh;
+    Names s = state_tensors(t->s.model, mesh->data_rank, mesh->data_size);
+    CkptMeta meta = {.step = t->step, .json = state_json(t)};
+    int status = checkpoint_save(mesh->world, t->s.recipe.output, &meta, s.t, s.n, (int)t->s.recipe.checkpoint.keep);
+    free(meta.json);
+    names_free(&s);
+    return status;
+}
+
+// What must agree for a resumed run to be the run that was interrupted.
+static int check_meta(const Trainer *t, const CkptMeta *meta, const char *dir)
+{
+    const Recipe *r = &t->s.recipe;
+    json_t *j = json_loads(meta->json, 0, NULL);
+    const char *method = json_string_value(json_object_get(j, "method"));
+    const char *digest = json_string_value(json_object_get(j, "data_digest"));
+    json_int_t seed = json_integer_value(json_object_get(j, "seed"));
+    int status = OK;
+    if (!method || !digest)
+        status = fail(E_INPUT, dir, NULL, "the checkpoint's description is not one of a training run");
+    else if (!streq(method, r->method))
+        status = fail(E_INPUT, dir, "set method back, or use another output", "written by method %s, the recipe says %s", method, r->method);
+    else if (!streq(digest, tmpf("%016llx", (unsigned long long)dataset_digest(t->train))) && comm_rank(t->s.mesh.world) == 0)
+        log_warn("%s: data.train has changed since this checkpoint: the run goes on, but is not the one that was interrupted",
+                 r->data.train);
+    if (status == OK && seed != r->seed && comm_rank(t->s.mesh.world) == 0)
+        log_warn("the seed was %lld when this checkpoint was written", (long long)seed);
+    json_decref(j);
+    return status;
+}
+
+int state_resume(Trainer *t, bool *found)
+{
+    Comm *world = t->s.mesh.world;
+    char *dir = NULL;
+    int64_t step;
+    int status = OK;
+    CkptMeta meta = {0};
+    Names s = {0};
+    *found = false;
+    TRY(checkpoint_find(world, t->s.recipe.output, &step, &dir));
+    if (step < 0) return OK;
+    TRY_DONE(checkpoint_load_meta(world, dir, &meta));
+    TRY_DONE(check_meta(t, &meta, dir));
+    s = state_tensors(t->s.model, 0, 1);
+    TRY_DONE(checkpoint_load(world, dir, s.t, s.n));
+    for (int i = 0; i < t->s.model->n_trained; i++) trainable_pack(t->s.model, i);
+    t->step = meta.step;
+    *found = true;
+done:
+    names_free(&s);
+    checkpoint_meta_free(&meta);
+    free(dir);
+    return status;
+}

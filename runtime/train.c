@@ -1,0 +1,264 @@
+// train.c: THE loop. A step is: this rank's micro-batches forward and backward, one sum over the ranks, one optimizer step. What is
+// minimised stands in objective/, what is read in data/, what is kept in state.c; none of them has a loop of its own.
+//
+// A step's result does not depend on the machine's shape: the denominator is the trained tokens of the whole step, gradients and
+// losses of micro-batches are added as integers (sharding/grad.c), and random numbers are named by row and position.
+#include "trainer.h"
+#include "eval/report.h"
+#include "track/progress.h"
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LOSS_FIX_BITS = 36, MAX_NAMED_ROWS = 8 };
+
+// ---- signals: finish the step, write a checkpoint, leave with 75 -----------------------------------------------------
+static volatile sig_atomic_t stop_signal;
+
+static void on_stop(int sig) { stop_signal = sig; }
+
+static void catch_signals(void)
+{
+    struct sigaction a = {.sa_handler = on_stop, .sa_flags = SA_RESTART};
+    sigaction(SIGTERM, &a, NULL);
+    sigaction(SIGUSR1, &a, NULL);
+    sigaction(SIGINT, &a, NULL);
+}
+
+// Signals reach ranks at different times: all stop at the same step.
+static int stop_agreed(Trainer *t, bool *stop)
+{
+    int32_t flag = stop_signal != 0;
+    TRY(comm_all_reduce(t->s.mesh.world, &flag, 1, DT_I32, REDUCE_MAX));
+    *stop = flag != 0;
+    return OK;
+}
+
+// ---- one step -------------------------------------------------------------------------------------------------------
+static const char *rows_of(const Trainer *t, const Batch *b)
+{
+    Buf lines = {0};
+    for (int i = 0; i < MIN(b->S, MAX_NAMED_ROWS); i++)
+        buf_printf(&lines, "%s%lld", i ? ", " : "", (long long)dataset_row(t->train, b->row[i])->line);
+    if (b->S > MAX_NAMED_ROWS) buf_puts(&lines, ", ...");
+    const char *text = tmpf("%s", lines.data ? lines.data : "");
+    buf_free(&lines);
+    return text;
+}
+
+static int not_finite(const Trainer *t, const char *what, const Batch *b)
+{
+    return fail(E_FAILED, tmpf("%s: lines %s", t->s.recipe.data.train, rows_of(t, b)),
+                "a lower train.lr or train.clip may help; checkpoints written so far are intact; `--resume` goes on from the newest",
+                "step %lld: the %s is not finite", (long long)t->step + 1, what);
+}
+
+// Forward, head, objective, backward of one micro-batch; its loss is added to *loss.
+static int micro_step(Trainer *t, const ObjectiveStep *os, const Batch *b, int64_t *loss)
+{
+    TRY(decoder_forward(t->act, b, true));
+    if (t->objective->weights_known) {
+        t->objective->weigh(os, b, NULL, t->weight);
+        TRY(decoder_head(t->act, t->weight, t->logp, t->grads));
+    } else {
+        TRY(decoder_logprobs(t->act, t->logp, NULL));
+        t->objective->weigh(os, b, t->logp, t->weight);
+        TRY(decoder_head_backward(t->act, t->weight, t->grads));
+    }
+    double sum = t->objective->loss(os, b, t->logp);
+    if (!isfinite(sum) || fabs(sum) > 0x1p26) return not_finite(t, "loss", b);
+    *loss += llrint(ldexp(sum, LOSS_FIX_BITS));
+    TRY(decoder_backward(t->act, t->grads));
+    return grad_overflowed(t->grads) ? not_finite(t, "gradient", b) : OK;
+}
+
+static int train_step(Trainer *t, StepResult *r)
+{
+    const StepBatches *sb;
+    int64_t loss = 0;
+    double start = now_ms();
+    int status = loader_next(t->loader, &sb);
+    grad_zero(t->grads);
+    const ObjectiveStep os = {.trained_tokens = status == OK ? sb->trained_tokens : 1};
+    for (int i = 0; status == OK && i < sb->n; i++) status = micro_step(t, &os, &sb->batch[i], &loss);
+    TRY(comm_agree(t->s.mesh.world, status));
+    TRY(comm_all_reduce(t->s.mesh.data, &loss, 1, DT_I64, REDUCE_SUM));
+    TRY(grad_reduce(t->grads, t->s.mesh.data));
+    r->grad_norm = grad_norm(t->grads);
+    if (!isfinite(r->grad_norm))
+        return fail(E_FAILED, NULL, "a lower train.lr may help", "step %lld: the gradient norm is not finite", (long long)t->step + 1);
+    r->loss = ldexp((double)loss, -LOSS_FIX_BITS) / (double)os.trained_tokens;
+    r->lr = schedule_lr(&t->schedule, t->step);
+    optimizer_step(t->s.model, t->grads, &t->adamw, r->lr, r->grad_norm, t->step + 1);
+    t->step++;
+    r->tokens = sb->tokens;
+    r->trained_tokens = sb->trained_tokens;
+    r->step_ms = now_ms() - start;
+    return OK;
+}
+
+// ---- what is told ---------------------------------------------------------------------------------------------------
+static int log_step(Trainer *t, const StepResult *r)
+{
+    Buf b = {0};
+    buf_printf(&b, "\"step\": %lld, \"loss\": %.9g, \"grad_norm\": %.9g, \"lr\": %.9g, \"tokens\": %lld, \"trained_tokens\": %lld, ",
+               (long long)t->step, r->loss, r->grad_norm, r->lr, (long long)r->tokens, (long long)r->trained_tokens);
+    buf_printf(&b, "\"tokens_per_s\": %.9g, \"step_ms\": %.9g, \"rss_bytes\": %zu", (double)r->tokens / r->step_ms * 1e3, r->step_ms,
+               peak_rss_bytes());
+    int status = rundir_metric(t->dir, b.data);
+    buf_free(&b);
+    return status;
+}
+
+static int evaluate_and_log(Trainer *t)
+{
+    if (!t->valid) return OK;
+    Buf members = {0}, line = {0};
+    int status = trainer_evaluate(t, &members);
+    if (status == OK) {
+        buf_printf(&line, "\"step\": %lld, %s", (long long)t->step, members.data);
+        log_info("step %lld: %s", (long long)t->step, members.data);
+        status = rundir_metric(t->dir, line.data);
+    }
+    buf_free(&members);
+    buf_free(&line);
+    return status;
+}
+
+static int write_results(Trainer *t)
+{
+    Session *s = &t->s;
+    int status = OK;
+    if (comm_rank(s->mesh.world) == 0) {
+        const char *out = rundir_path(t->dir);
+        status = streq(s->recipe.method, "lora") ? export_adapter(s, tmpf("%s/adapter", out))
+                                                 : export_model(s, tmpf("%s/model", out), s->precision, false);
+    }
+    return comm_agree(s->mesh.world, status);
+}
+
+static int write_report(Trainer *t, const char *state)
+{
+    int status = rundir_status(t->dir, state, 0, 0, t->step, "");
+    if (status == OK && comm_rank(t->s.mesh.world) == 0) {
+        Topo topo = {0};
+        topo_read(&topo);
+        status = report_write(rundir_path(t->dir), tmpf("%s, %s, %d ranks", topo.cpu_model, cpu_isa(), comm_size(t->s.mesh.world)));
+    }
+    return comm_agree(t->s.mesh.world, status);
+}
+
+// ---- the run --------------------------------------------------------------------------------------------------------
+static bool due(int64_t every, const Trainer *t) { return every > 0 && t->step % every == 0 && t->step < t->total_steps; }
+
+static int train_loop(Trainer *t, Progress *bar)
+{
+    const Recipe *r = &t->s.recipe;
+    while (t->step < t->total_steps) {
+        StepResult result = {0};
+        bool stop;
+        TRY(train_step(t, &result));
+        if (t->step % r->train.log_every == 0 || t->step == t->total_steps) TRY(log_step(t, &result));
+        if (bar) progress_step(bar, t->step, result.loss, (double)result.tokens / result.step_ms * 1e3, NULL);
+        if (due(r->eval.every, t)) TRY(evaluate_and_log(t));
+        TRY(stop_agreed(t, &stop));
+        if (due(r->checkpoint.every, t) || stop) TRY(state_save(t));
+        if (stop)
+            return fail(E_PREEMPTED, r->output, "go on with: attune train RECIPE --resume", "stopped by a signal after step %lld",
+                        (long long)t->step);
+    }
+    return OK;
+}
+
+static int finish(Trainer *t)
+{
+    TRY(evaluate_and_log(t));
+    TRY(state_save(t));
+    return write_results(t);
+}
+
+static int open_run_dir(Trainer *t, Comm *world, const TrainArgs *a)
+{
+    const Recipe *r = &t->s.recipe;
+    Buf yaml = {0};
+    TRY(comm_agree(world, rundir_open(&t->dir, world, r->output, a->resume, a->force)));
+    recipe_write_yaml(r, &yaml);
+    int status = rundir_write(t->dir, "recipe.yaml", yaml.data, yaml.len);
+    buf_free(&yaml);
+    if (status == OK) status = rundir_status(t->dir, "running", 0, 0, 0, "");
+    return comm_agree(world, status);
+}
+
+static void say_what_starts(const Trainer *t)
+{
+    const Session *s = &t->s;
+    Buf banner = {0};
+    RowStats st = dataset_stats(t->train);
+    recipe_banner(&s->recipe, &banner);
+    log_info("%s", banner.data);
+    buf_free(&banner);
+    log_info("model      %s: %.1f M parameters, %.3f M trained (%.2f %%)", s->model->cfg.family, (double)model_params(s->model) / 1e6,
+             (double)model_trained_params(s->model) / 1e6,
+             100.0 * (double)model_trained_params(s->model) / (double)(model_params(s->model) + (streq(s->recipe.method, "lora") ? model_trained_params(s->model) : 0)));
+    log_info("data       %lld rows (%s), %lld tokens, %lld trained; %lld dropped and %lld cut for length", (long long)st.rows,
+             dataset_format(t->train), (long long)st.tokens, (long long)st.trained_tokens, (long long)st.dropped_long,
+             (long long)st.cut_long);
+    log_info("run        %lld steps of %d sequences on %d rank%s (%s, %s)", (long long)t->total_steps, t->loader_config.batch,
+             comm_size(s->mesh.world), comm_size(s->mesh.world) > 1 ? "s" : "", s->dev->name, cpu_isa());
+    int busiest = loader_bounds(&t->loader_config).micros;
+    if (busiest < s->mesh.data_size)
+        log_warn("a step has at most %d micro-batch%s, so %d of %d ranks idle: raise train.batch or lower train.micro_tokens", busiest,
+                 busiest == 1 ? "" : "es", s->mesh.data_size - busiest, s->mesh.data_size);
+}
+
+static int train_opened(Trainer *t, Comm *world, const TrainArgs *a)
+{
+    bool found = false;
+    TRY(comm_agree(world, trainer_open_memory(t)));
+    TRY(open_run_dir(t, world, a));
+    if (a->resume) {
+        TRY(comm_agree(world, state_resume(t, &found)));
+        TRY(comm_agree(world, rundir_rewind(t->dir, t->step)));
+        log_info("resume     %s", found ? tmpf("after step %lld", (long long)t->step) : "no checkpoint yet: from the start");
+    }
+    say_what_starts(t);
+    TRY(comm_agree(world, loader_open(&t->loader, &t->loader_config, t->step)));
+    catch_signals();
+    Progress *bar = comm_rank(world) == 0 ? progress_open("train", t->total_steps) : NULL;
+    int status = train_loop(t, bar);
+    progress_close(bar);
+    TRY(status);
+    TRY(finish(t));
+    return write_report(t, "completed");
+}
+
+static void trainer_close(Trainer *t)
+{
+    loader_close(t->loader);
+    activations_close(t->act);
+    grad_close(t->grads);
+    rundir_close(t->dir);
+    dataset_close(t->valid);
+    dataset_close(t->train);
+    free(t->logp);
+    free(t->weight);
+    session_close(&t->s);
+}
+
+int run_train(Comm *world, const TrainArgs *a)
+{
+    Trainer t = {0};
+    Recipe r = {0};
+    int status = recipe_load(&r, a->recipe, a->overrides, a->n_overrides);
+    if (status == OK) status = trainer_open_data(&t, world, &r);
+    status = comm_agree(world, status);
+    if (status == OK) status = train_opened(&t, world, a);
+    if (status < 0 && t.dir) {
+        const ErrorRecord *e = error_last();
+        rundir_status(t.dir, status == E_PREEMPTED ? "preempted" : "failed", error_exit_code(status), comm_rank(world), t.step, e->what);
+    }
+    trainer_close(&t);
+    recipe_free(&r);
+    return status;
+}

@@ -1,0 +1,65 @@
+// trainer.c opens what a run needs, in the order in which mistakes are cheapest to find: recipe, tokenizer, data, then memory.
+#include "trainer.h"
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t steps_wanted(const Recipe *r, const Dataset *d)
+{
+    if (r->train.steps > 0) return r->train.steps;
+    double steps = (double)dataset_rows(d) * r->train.epochs / (double)r->train.batch;
+    return MAX((int64_t)(steps + 0.999999), 1);
+}
+
+int trainer_open_data(Trainer *t, Comm *world, const Recipe *r)
+{
+    TRY(session_open(&t->s, world, r));
+    TRY(session_dataset(&t->s, &t->train, r->data.train, "data.train", false));
+    if (*r->data.valid) TRY(session_dataset(&t->s, &t->valid, r->data.valid, "data.valid", false));
+    t->objective = objective_find(r->objective);
+    if (!t->objective) return fail(E_INPUT, r->file, NULL, "objective \"%s\"", r->objective);
+    t->total_steps = steps_wanted(r, t->train);
+    t->schedule = schedule_make(r->train.schedule, r->train.lr, r->train.min_lr, r->train.warmup, t->total_steps);
+    t->adamw = (AdamW){r->train.beta1, r->train.beta2, r->train.eps, r->train.weight_decay, r->train.clip};
+    t->loader_config = (LoaderConfig){.data = t->train,
+                                      .seed = (uint64_t)r->seed,
+                                      .shuffle = r->data.shuffle,
+                                      .pack = r->data.pack,
+                                      .batch = (int)r->train.batch,
+                                      .micro_tokens = (int)r->train.micro_tokens,
+                                      .data_rank = t->s.mesh.data_rank,
+                                      .data_size = t->s.mesh.data_size,
+                                      .steps = t->total_steps};
+    return OK;
+}
+
+LoaderBounds trainer_bounds(const Trainer *t)
+{
+    LoaderBounds b = loader_bounds(&t->loader_config);
+    if (!t->valid) return b;
+    LoaderBounds v = evaluate_bounds(t->valid, (int)t->s.recipe.train.micro_tokens, t->s.recipe.eval.rows, &t->s.mesh);
+    return (LoaderBounds){MAX(b.T, v.T), MAX(b.S, v.S), MAX(b.M, v.M), MAX(b.micros, v.micros)};
+}
+
+static int open_gradients(Trainer *t)
+{
+    const Model *m = t->s.model;
+    size_t *sizes = xcalloc((size_t)m->n_trained + 1, sizeof *sizes);
+    for (int i = 0; i < m->n_trained; i++) sizes[i] = (size_t)m->trained[i].N * (size_t)m->trained[i].K;
+    int status = grad_open(&t->grads, t->s.dev, t->s.run, sizes, m->n_trained, t->s.recipe.deterministic);
+    free(sizes);
+    return status;
+}
+
+int trainer_open_memory(Trainer *t)
+{
+    Session *s = &t->s;
+    Footprint f;
+    TRY(footprint_measure(t, &f));
+    TRY(session_model(s, f.positions, true, f.gradients));
+    TRY(open_gradients(t));
+    TRY(arena_open(&s->step, "step", f.activations, false));
+    TRY(activations_open(&t->act, s->model, s->step, f.bounds.T, f.bounds.S, f.bounds.M, true, s->recipe.train.recompute));
+    t->logp = xcalloc((size_t)f.bounds.M, sizeof *t->logp);
+    t->weight = xcalloc((size_t)f.bounds.M, sizeof *t->weight);
+    return OK;
+}

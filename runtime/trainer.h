@@ -1,0 +1,51 @@
+// trainer: the state of one training run, shared by train.c (the loop), state.c (checkpoints) and evaluate.c. Private to runtime/.
+#pragma once
+#include "evaluate.h"
+#include "export.h"
+#include "io/checkpoint.h"
+#include "io/rundir.h"
+#include "objective/objective.h"
+#include "optim/optimizer.h"
+#include "session.h"
+
+typedef struct Trainer {
+    Session s;
+    Dataset *train, *valid;
+    LoaderConfig loader_config;
+    Loader *loader;
+    Activations *act;
+    GradSet *grads;
+    const Objective *objective;
+    Schedule schedule;
+    AdamW adamw;
+    RunDir *dir;
+    int64_t step, total_steps; // optimizer steps done; to do
+    double run_ms;             // since the process began to train
+    float *logp, *weight;      // (largest M) host
+} Trainer;
+
+typedef struct StepResult {
+    double loss, grad_norm, lr, step_ms;
+    int64_t tokens, trained_tokens;
+} StepResult;
+
+// ---- plan.c: what a run will hold ----
+typedef struct Footprint {
+    size_t weights, masters, moments, gradients, activations, data, program; // bytes of this rank, by class
+    size_t total;
+    LoaderBounds bounds;
+    int positions;
+} Footprint;
+int footprint_measure(Trainer *t, Footprint *out);
+LoaderBounds trainer_bounds(const Trainer *t); // of training and validation together
+
+int trainer_open_data(Trainer *t, Comm *world, const Recipe *r); // recipe, device, data, schedule
+int trainer_open_memory(Trainer *t);                             // model, gradients, activations
+
+// ---- evaluate.c ----
+// {"name": value, ...} members for metrics.jsonl
+int trainer_evaluate(Trainer *t, Buf *members);
+
+// ---- state.c: a run's state as a checkpoint, and back ----
+int state_save(Trainer *t);
+int state_resume(Trainer *t, bool *found);
