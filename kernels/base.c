@@ -328,8 +328,9 @@ done:
     return status;
 }
 
-static int write_all(int fd, const char *data, size_t bytes)
+int file_write_all(int fd, const void *from, size_t bytes)
 {
+    const char *data = from;
     while (bytes) {
         ssize_t n = write(fd, data, bytes);
         if (n < 0 && errno == EINTR) continue;
@@ -340,7 +341,7 @@ static int write_all(int fd, const char *data, size_t bytes)
     return 0;
 }
 
-static int fsync_parent(const char *path)
+int file_sync_parent(const char *path)
 {
     char *dir = xstrdup(path), *slash = strrchr(dir, '/');
     if (slash) *slash = 0;
@@ -358,11 +359,11 @@ int file_write_atomic(const char *path, const void *data, size_t bytes)
     int status = OK, fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0)
         status = fail_errno(path, "cannot create");
-    else if (write_all(fd, data, bytes) < 0 || fsync(fd) < 0)
+    else if (file_write_all(fd, data, bytes) < 0 || fsync(fd) < 0)
         status = fail_errno(path, "cannot write");
     if (fd >= 0 && close(fd) < 0 && status == OK) status = fail_errno(path, "cannot close");
     if (status == OK && rename(beside, path) < 0) status = fail_errno(path, "cannot rename into place");
-    if (status == OK && fsync_parent(path) < 0) status = fail_errno(path, "cannot sync the directory");
+    if (status == OK && file_sync_parent(path) < 0) status = fail_errno(path, "cannot sync the directory");
     if (status < 0 && fd >= 0) unlink(beside);
     free(beside);
     return status;

@@ -121,6 +121,9 @@ static inline bool streq(const char *a, const char *b) { return __builtin_strcmp
 int file_read(const char *path, size_t limit_bytes, char **out, size_t *bytes); // whole file, NUL added; caller frees
 // Writes beside, flushes, fsyncs, renames, fsyncs the directory: a reader sees the old or the new file, never a part.
 int file_write_atomic(const char *path, const void *data, size_t bytes);
+// Its parts, for files too large to be held: 0, or -1 and errno.
+int file_write_all(int fd, const void *data, size_t bytes);
+int file_sync_parent(const char *path); // fsync of the directory that path lies in
 int make_dirs(const char *path); // mkdir -p
 bool path_exists(const char *path);
 bool path_is_dir(const char *path);
