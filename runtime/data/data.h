@@ -3,9 +3,22 @@
 //
 // Which tokens are trained is decided by position, never by token id. Rendered chat text is tokenized with no special tokens
 // added.
+//
+// chat.c turns conversations into text, formats.c lines into conversations or plain text, mask.c finds the trained tokens,
+// jsonl.c reads lines, tokenize.c is the verb `attune tokenize`.
 #pragma once
 #include "text/template.h"
 #include "text/tokenizer.h"
+
+// ---- conversations as text: the model's chat template with what it is rendered with ----
+typedef struct Chat Chat;
+// template_path: "auto" (the model's own) or a file. *out is NULL (and the status OK) when "auto" finds none.
+int chat_open(Chat **out, const char *model_path, const char *template_path, const Tokenizer *tok);
+int chat_open_source(Chat **out, const char *source, const char *place, const Tokenizer *tok); // the template's text itself
+void chat_close(Chat *c);
+// Appends messages[0, n) as the template renders them. row: may be NULL; its "tools", "documents" and the members of its
+// "chat_template_kwargs" go to the template.
+int chat_render(const Chat *c, const json_t *messages, size_t n, bool generation_prompt, const json_t *row, Buf *out);
 
 typedef struct Row {
     int32_t *ids;   // (n)
@@ -18,6 +31,11 @@ typedef struct Row {
 typedef struct RowStats {
     int64_t rows, dropped_long, cut_long, duplicates; // rows kept; rows longer than max_tokens; exact duplicates (kept)
     int64_t tokens, trained_tokens, longest;
+    // Worth a look (see `attune data`): rows that begin with two bos; rows with a trained turn that no end-of-turn token
+    // follows; rows with a token that begins in the prompt and ends in the completion (it is not trained)
+    int64_t double_bos, endless, straddling;
+    // 1-based line of the first row counted in the field of that name, 0 when there is none
+    int64_t line_dropped, line_cut, line_duplicate, line_double_bos, line_endless, line_straddling;
 } RowStats;
 
 typedef struct DataConfig {
@@ -31,6 +49,8 @@ typedef struct DataConfig {
     int vocab;            // ids must be below this
     int threads;
     bool allow_prompt_only; // generation: rows without a completion are fine
+    bool keep_text;         // scoring: plain text as it is, no eos appended
+    const char *template_source; // the chat template's text; instead of template_path when not NULL
 } DataConfig;
 
 typedef struct Dataset Dataset;
@@ -46,7 +66,13 @@ uint64_t dataset_digest(const Dataset *d); // of ids and masks: a resumed run ch
 // For generation and ROUGE: the rendered prompt's ids (with the generation prompt) and the reference completion's text.
 // Not for "text" and "tokens" rows (E_INPUT). *reference is owned by the dataset and NULL when the row has none.
 int dataset_prompt(const Dataset *d, int64_t i, const int32_t **ids, int *n, const char **reference);
-const char *dataset_line(const Dataset *d, int64_t i, size_t *bytes); // the input line as read, for outputs that extend it
+// The input line as read, for outputs that extend it; owned by the dataset. NULL (and an error) when the file has changed.
+const char *dataset_line(const Dataset *d, int64_t i, size_t *bytes);
+void dataset_formats_help(Buf *out); // for people: one line per format and how it becomes tokens
+// `attune tokenize`: {"text"} or {"messages"} lines to {"ids"} lines, or back ({"ids"} to {"text"}); out appears whole or not
+// at all.
+int tokenize_file(const Tokenizer *tok, const char *model_path, const char *path, const char *out, bool decode,
+                  bool add_special);
 
 // ---- packing: the rows of one step into micro-batches; looks at lengths only, never at the number of ranks ----
 typedef struct Micro {
@@ -57,6 +83,9 @@ typedef struct PackPlan {
     int *order; // (n) positions in the step's row list, micro-batch by micro-batch
     Micro *micro;
     int n_micro;
+    int cap;       // rows that fit the arrays
+    uint64_t *key; // (cap) scratch: what is sorted
+    int *home;     // (cap) scratch: micro-batch of a row
 } PackPlan; // zero-initialise; pack_free. Reused between steps without allocation once large enough.
 // best-fit decreasing into at most `capacity` tokens each (a longer row stands alone); pack=false: one row each
 void pack_rows(PackPlan *p, const int *lengths, int n, int capacity, bool pack);

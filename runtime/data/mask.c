@@ -1,0 +1,431 @@
+// mask: an example becomes token ids and the mask of those that are trained.
+//
+// A conversation is rendered once and tokenized once; which bytes of that text an assistant turn owns is then found out, and a
+// token is trained when it begins inside them. Ids never decide: an end-of-turn token that is also the padding, or one that the
+// user typed, is judged by where it stands.
+//
+// Where a turn begins: at the end of the prompt that the model would be given there, that is, the messages before it rendered
+// with the generation prompt. That prompt has to be a literal prefix of the text. Many templates are not prefix-stable (they drop
+// the thinking of earlier turns, or open a thinking block in the generation prompt only); there the turn begins with its content.
+// Where its content ends: the content usually stands right after the prompt. If not, the conversation is rendered a second time
+// with a mark, a character that occurs nowhere in it, behind each assistant content; the two texts must agree but for the marks
+// and for white space that the template trims. Neither guess is ever taken unverified: if nothing fits, the row is refused.
+// Where the turn ends: with the first special token after its content, the end-of-turn token. White space that templates put
+// behind that is not trained. A turn with tool calls ends with the last special token of what it renders to.
+#include "data/data_impl.h"
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct Conversation { // one being masked; everything is borrowed but marks
+    const Encoder *e;
+    const Example *x;
+    Encoded *out;
+    const char *place;
+    size_t *content_end; // (messages) found by marks, 0 for other roles; NULL until asked for
+} Conversation;
+
+typedef struct Turn { // byte offsets in the rendered text
+    size_t start, content_end;
+    size_t end; // of a turn with tool calls: where its own text ends; 0 for others
+} Turn;
+
+static bool has_prefix(const Buf *text, size_t at, const char *s, size_t n)
+{
+    return at <= text->len && n <= text->len - at && !memcmp(text->data + at, s, n);
+}
+
+// ---- rendering ------------------------------------------------------------------------------------------------------
+// A fault of the template is a fault of the line it was given.
+static int at_line(int status, const char *place)
+{
+    ErrorRecord e = *error_last();
+    error_clear();
+    return fail(status, place, *e.hint ? e.hint : "the chat template has to accept every conversation",
+                "%s%s%s: %s", "the chat template refuses this conversation", *e.place ? ", " : "", e.place,
+                e.what);
+}
+
+static int render(const Conversation *v, const json_t *messages, size_t n, bool generation_prompt, Buf *out)
+{
+    out->len = 0;
+    buf_put(out, "", 0);
+    int status = chat_render(v->e->chat, messages, n, generation_prompt, v->x->row, out);
+    return status < 0 ? at_line(status, v->place) : OK;
+}
+
+// Is messages[0, n) rendered on its own how the whole text begins? Its length, or 0. Templates may refuse to render a part.
+static size_t rendered_prefix(Conversation *v, size_t n, bool generation_prompt)
+{
+    Buf *part = &v->out->other;
+    if (render(v, v->x->messages, n, generation_prompt, part) < 0) {
+        error_clear();
+        return 0;
+    }
+    return has_prefix(&v->out->text, 0, part->data, part->len) ? part->len : 0;
+}
+
+// ---- marks ----------------------------------------------------------------------------------------------------------
+// One of the 32 noncharacters U+FDD0..U+FDEF that does not occur in the text.
+static int choose_mark(const Buf *text, char mark[4])
+{
+    for (int i = 0; i < 32; i++) {
+        memcpy(mark, "\xEF\xB7\x90", 4);
+        mark[2] = (char)(0x90 + i);
+        if (!strstr(text->data, mark)) return OK;
+    }
+    return E_INPUT;
+}
+
+static json_t *marked_content(const json_t *content, const char *mark)
+{
+    if (json_is_string(content)) return json_sprintf("%s%s", json_string_value(content), mark);
+    json_t *parts = json_deep_copy(content), *last = json_array_get(parts, json_array_size(parts) - 1);
+    json_object_set_new(last, "text",
+                        json_sprintf("%s%s", json_string_value(json_object_get(last, "text")), mark));
+    return parts;
+}
+
+static bool has_content(const json_t *message)
+{
+    const json_t *content = json_object_get(message, "content");
+    return json_is_array(content) || json_string_length(content) > 0;
+}
+
+static json_t *marked_messages(const Conversation *v, const char *mark)
+{
+    json_t *marked = json_array();
+    for (size_t i = 0; i < json_array_size(v->x->messages); i++) {
+        json_t *message = json_copy(json_array_get(v->x->messages, i));
+        if (is_assistant(message) && has_content(message))
+            json_object_set_new(message, "content",
+                                marked_content(json_object_get(message, "content"), mark));
+        json_array_append_new(marked, message);
+    }
+    return marked;
+}
+
+// Walks the marked text and the real one together. trimmed: white space before a mark is missing in the real text.
+static bool align_marks(const Conversation *v, const Buf *marked, const char *mark, bool trimmed)
+{
+    const char *piece = marked->data, *next;
+    size_t at = 0, i = 0, n = json_array_size(v->x->messages);
+    for (;; piece = next + strlen(mark), i++) {
+        next = strstr(piece, mark);
+        size_t bytes = next ? (size_t)(next - piece) : strlen(piece);
+        while (next && trimmed && bytes && strchr(" \t\r\n", piece[bytes - 1])) bytes--;
+        if (!has_prefix(&v->out->text, at, piece, bytes)) return false;
+        at += bytes;
+        if (!next) break;
+        while (i < n && !(is_assistant(json_array_get(v->x->messages, i)) &&
+                          has_content(json_array_get(v->x->messages, i))))
+            i++;
+        if (i == n) return false; // a content that is rendered twice
+        v->content_end[i] = at;
+    }
+    for (; i < n; i++)
+        if (is_assistant(json_array_get(v->x->messages, i)) && has_content(json_array_get(v->x->messages, i)))
+            return false;
+    return at == v->out->text.len;
+}
+
+static int find_marks(Conversation *v)
+{
+    char mark[4];
+    Buf marked = {0};
+    v->content_end = xcalloc(json_array_size(v->x->messages), sizeof *v->content_end);
+    int status = choose_mark(&v->out->text, mark);
+    if (status == OK) {
+        json_t *messages = marked_messages(v, mark);
+        status = render(v, messages, json_array_size(messages), false, &marked);
+        json_decref(messages);
+    }
+    bool found =
+        status == OK && (align_marks(v, &marked, mark, false) || align_marks(v, &marked, mark, true));
+    buf_free(&marked);
+    if (found) return OK;
+    error_clear();
+    return fail(E_INPUT, v->place,
+                "train with loss_on: all, or give the row as plain \"prompt\" and \"completion\"",
+                "the chat template changes or drops an assistant turn: cannot tell which tokens are its own");
+}
+
+// ---- turns ----------------------------------------------------------------------------------------------------------
+// A message's content without the white space around it, in v->out->other.
+static void trimmed_content(const Conversation *v, const json_t *message, const char **core, size_t *bytes)
+{
+    Buf *b = &v->out->other;
+    b->len = 0;
+    buf_put(b, "", 0);
+    message_text(message, b);
+    size_t first = strspn(b->data, " \t\r\n"), last = b->len;
+    while (last > first && strchr(" \t\r\n", b->data[last - 1])) last--;
+    *core = b->data + first;
+    *bytes = last - first;
+}
+
+// Does the content stand right behind `at`, but for white space? Then where it ends, else 0.
+static size_t content_at(const Conversation *v, const json_t *message, size_t at)
+{
+    const Buf *text = &v->out->text;
+    const char *core;
+    size_t bytes;
+    trimmed_content(v, message, &core, &bytes);
+    at += strspn(text->data + at, " \t\r\n");
+    return bytes && has_prefix(text, at, core, bytes) ? at + bytes : 0;
+}
+
+// Does the content stand before `end`, but for white space? Then *start is where it begins.
+static bool content_before(const Conversation *v, const json_t *message, size_t end, size_t *start)
+{
+    const Buf *text = &v->out->text;
+    const char *core;
+    size_t bytes;
+    trimmed_content(v, message, &core, &bytes);
+    while (end && strchr(" \t\r\n", text->data[end - 1])) end--;
+    if (!bytes || bytes > end || !has_prefix(text, end - bytes, core, bytes)) return false;
+    *start = end - bytes;
+    return true;
+}
+
+static int locate_turn(Conversation *v, size_t i, Turn *out)
+{
+    const json_t *message = json_array_get(v->x->messages, i);
+    size_t prompt = rendered_prefix(v, i, true);
+    bool has_text = has_content(message), calls = json_array_size(json_object_get(message, "tool_calls")) > 0;
+    *out = (Turn){.start = prompt, .content_end = prompt};
+    if (has_text && !(prompt && (out->content_end = content_at(v, message, prompt)))) {
+        if (!v->content_end) TRY(find_marks(v));
+        out->content_end = v->content_end[i];
+        // Without a generation prompt, what stands between is the turn's header; with one, it is the model's to write.
+        if (prompt && rendered_prefix(v, i, false) == prompt) prompt = 0;
+    }
+    if (!prompt && !(has_text && content_before(v, message, out->content_end, &out->start)))
+        return fail(E_INPUT, v->place,
+                    "train with loss_on: all, or give the row as plain \"prompt\" and \"completion\"",
+                    "cannot tell where the assistant turn in message %zu begins in the rendered text", i + 1);
+    if (calls) out->end = rendered_prefix(v, i + 1, false);
+    return OK;
+}
+
+static bool is_trained_turn(const Example *x, size_t i)
+{
+    const json_t *message = json_array_get(x->messages, i), *weight = json_object_get(message, "weight");
+    return i >= x->trained_from && is_assistant(message) && !(weight && json_number_value(weight) == 0);
+}
+
+// ---- tokens ---------------------------------------------------------------------------------------------------------
+static bool ends_turn(const Encoder *e, int32_t id)
+{
+    return tokenizer_is_special(e->tok, id) || id == tokenizer_eos(e->tok);
+}
+
+// Trains the tokens of a turn, beginning the search at token *next and leaving it behind the last one. A token that begins
+// before the turn is part of the prompt, even if it ends in the turn.
+static void train_turn(const Encoder *e, Encoded *out, const Turn *turn, size_t limit, int *next)
+{
+    const Ids *ids = &out->ids;
+    int t = *next, stop = -1;
+    while (t < ids->n && (size_t)ids->start[t] < turn->start) t++;
+    if (t < ids->n && (size_t)ids->start[t] > turn->start) out->flags |= ROW_STRADDLES;
+    int first = t;
+    for (; t < ids->n && (size_t)ids->start[t] < turn->content_end; t++) continue;
+    int content = t;
+    for (; t < ids->n && (size_t)ids->start[t] < limit && (stop < 0 || turn->end); t++)
+        if (ends_turn(e, ids->id[t])) stop = t;
+    if (stop < 0) out->flags |= ROW_ENDLESS;
+    *next = stop >= 0 ? stop + 1 : turn->end ? t : content;
+    memset(out->train + first, 1, (size_t)MAX(*next - first, 0));
+}
+
+static int mask_turns(Conversation *v)
+{
+    const Encoder *e = v->e;
+    const Ids *ids = &v->out->ids;
+    size_t n = json_array_size(v->x->messages);
+    size_t seen = ids->n > e->max_tokens ? (size_t)ids->start[e->max_tokens]
+                                         : v->out->text.len + 1; // the rest is cut off
+    int next = 0;
+    bool any = false;
+    Turn turn = {0}, following;
+    for (size_t i = 0; i < n && turn.start < seen; i++) {
+        if (!is_trained_turn(v->x, i)) continue;
+        TRY(locate_turn(v, i, &following));
+        if (any) train_turn(e, v->out, &turn, turn.end ? turn.end : following.start, &next);
+        turn = following;
+        any = true;
+    }
+    if (!any)
+        return fail(E_INPUT, v->place, "a conversation needs an answer to learn from",
+                    "no assistant turn to train on");
+    train_turn(e, v->out, &turn, turn.end ? turn.end : v->out->text.len, &next);
+    return OK;
+}
+
+// ---- examples -------------------------------------------------------------------------------------------------------
+static void train_range(Encoded *out, int first, int end)
+{
+    for (int t = first; t < end; t++) out->train[t] = 1;
+}
+
+static void reserve_mask(Encoded *out)
+{
+    if (out->ids.n > out->train_cap) {
+        out->train_cap = MAX(out->ids.n, 2 * out->train_cap);
+        out->train = xrealloc(out->train, (size_t)out->train_cap);
+    }
+    if (out->ids.n) memset(out->train, 0, (size_t)out->ids.n);
+}
+
+static void push_id(Ids *ids, int32_t id, int32_t start)
+{
+    if (ids->n == ids->cap) {
+        ids->cap = MAX(64, 2 * ids->cap);
+        ids->id = xrealloc(ids->id, (size_t)ids->cap * sizeof *ids->id);
+        ids->start = xrealloc(ids->start, (size_t)ids->cap * sizeof *ids->start);
+    }
+    ids->id[ids->n] = id;
+    ids->start[ids->n++] = start;
+}
+
+static bool answers(const Example *x)
+{
+    return x->kind == EXAMPLE_CHAT ? is_assistant(last_message(x)) : x->completion.len > 0;
+}
+
+static int encode_chat(const Encoder *e, const Example *x, bool prompt_only, Encoded *out, const char *place)
+{
+    Conversation v = {.e = e, .x = x, .out = out, .place = place};
+    TRY(render(&v, x->messages, json_array_size(x->messages), prompt_only, &out->text));
+    TRY(tokenizer_encode(e->tok, out->text.data, out->text.len, false, true, &out->ids));
+    reserve_mask(out);
+    if (prompt_only || (out->ids.n > e->max_tokens && !e->cut))
+        return OK; // a row to be dropped needs no mask
+    if (e->train_all) {
+        train_range(out, 1, out->ids.n);
+        return OK;
+    }
+    int status = mask_turns(&v);
+    free(v.content_end);
+    return status;
+}
+
+// Plain text gets the tokenizer's own special tokens, and eos at its end when it has none there (TRL does so, too).
+static int encode_plain(const Encoder *e, const Example *x, bool prompt_only, Encoded *out)
+{
+    buf_put(&out->text, x->prompt.data, x->prompt.len);
+    buf_put(&out->text, x->completion.data, x->completion.len);
+    TRY(tokenizer_encode(e->tok, out->text.data, out->text.len, true, true, &out->ids));
+    Ids *ids = &out->ids;
+    int eos = tokenizer_eos(e->tok);
+    bool ended = ids->n && ids->id[ids->n - 1] == eos;
+    if (eos >= 0 && !ended && !prompt_only && !e->keep_text) push_id(ids, eos, (int32_t)out->text.len);
+    if (prompt_only && ended) ids->n--;
+    reserve_mask(out);
+    if (prompt_only) return OK;
+    int first = 1;
+    if (x->prompt.len && !e->train_all) {
+        while (first < ids->n && (size_t)ids->start[first] < x->prompt.len) first++;
+        if (first < ids->n && (size_t)ids->start[first] > x->prompt.len) out->flags |= ROW_STRADDLES;
+    }
+    train_range(out, first, ids->n);
+    if (eos < 0) out->flags |= ROW_ENDLESS;
+    return OK;
+}
+
+static int encode_ids(const Encoder *e, const Example *x, Encoded *out, const char *place)
+{
+    for (size_t i = 0; i < json_array_size(x->ids); i++) {
+        const json_t *id = json_array_get(x->ids, i);
+        json_int_t value = json_integer_value(id), limit = e->vocab > 0 ? e->vocab : INT32_MAX;
+        if (!json_is_integer(id)) return fail(E_INPUT, place, NULL, "token %zu is not an integer", i);
+        if (value < 0 || value >= limit)
+            return fail(E_INPUT, place, "the ids have to come from this model's tokenizer",
+                        "token %zu is %" JSON_INTEGER_FORMAT ", the model has ids 0 to %" JSON_INTEGER_FORMAT,
+                        i, value, limit - 1);
+        push_id(&out->ids, (int32_t)value, 0);
+    }
+    reserve_mask(out);
+    train_range(out, 1, out->ids.n);
+    return OK;
+}
+
+static int need_tokenizer(const Encoder *e, const char *place)
+{
+    if (e->tok) return OK;
+    return fail(E_INPUT, place, "give ready ids as {\"tokens\": [...]}, or add the model's tokenizer.json",
+                "the model has no tokenizer");
+}
+
+static void cut_row(const Encoder *e, Encoded *out)
+{
+    if (out->ids.n <= e->max_tokens) return;
+    out->flags |= ROW_LONG;
+    if (e->cut && memchr(out->train, 1, (size_t)e->max_tokens)) {
+        out->flags = (out->flags | ROW_CUT) & ~(unsigned)ROW_ENDLESS;
+        out->ids.n = e->max_tokens;
+    }
+}
+
+int example_encode(const Encoder *e, const Example *x, Encoded *out, const char *place)
+{
+    bool prompt_only = e->prompt_only && x->kind != EXAMPLE_IDS && !answers(x);
+    out->ids.n = 0;
+    out->flags = 0;
+    out->text.len = 0;
+    buf_put(&out->text, "", 0);
+    if (x->kind != EXAMPLE_IDS) TRY(need_tokenizer(e, place));
+    switch (x->kind) {
+    case EXAMPLE_CHAT: TRY(encode_chat(e, x, prompt_only, out, place)); break;
+    case EXAMPLE_PLAIN: TRY(encode_plain(e, x, prompt_only, out)); break;
+    case EXAMPLE_IDS: TRY(encode_ids(e, x, out, place)); break;
+    }
+    const Ids *ids = &out->ids;
+    int bos = e->tok ? tokenizer_bos(e->tok) : -1;
+    if (x->kind != EXAMPLE_IDS && ids->n >= 2 && bos >= 0 && ids->id[0] == bos && ids->id[1] == bos)
+        out->flags |= ROW_DOUBLE_BOS;
+    cut_row(e, out);
+    if (prompt_only || out->flags & ROW_LONG || (ids->n && memchr(out->train, 1, (size_t)ids->n))) return OK;
+    return fail(E_INPUT, place, "remove the line", "trains zero tokens");
+}
+
+void encoded_free(Encoded *x)
+{
+    ids_free(&x->ids);
+    free(x->train);
+    buf_free(&x->text);
+    buf_free(&x->other);
+}
+
+// ---- prompts --------------------------------------------------------------------------------------------------------
+static int chat_prompt(const Encoder *e, const Example *x, Ids *ids, Buf *reference, const char *place)
+{
+    Encoded scratch = {0};
+    Conversation v = {.e = e, .x = x, .out = &scratch, .place = place};
+    size_t n = json_array_size(x->messages), given = n;
+    while (given && !is_assistant(json_array_get(x->messages, given - 1))) given--;
+    given = given && !(e->prompt_only && given < n) ? given - 1
+                                                    : n; // a row that ends with a question asks that question
+    if (given < n) message_text(json_array_get(x->messages, given), reference);
+    int status = render(&v, x->messages, given, true, &scratch.text);
+    if (status == OK)
+        status = tokenizer_encode(e->tok, scratch.text.data, scratch.text.len, false, false, ids);
+    encoded_free(&scratch);
+    return status;
+}
+
+int example_prompt(const Encoder *e, const Example *x, Ids *ids, Buf *reference, const char *place)
+{
+    if (x->kind == EXAMPLE_IDS || !x->prompt.len) {
+        if (x->kind != EXAMPLE_CHAT)
+            return fail(E_INPUT, place, "generation takes messages, {\"prompt\"} or {\"instruction\"} lines",
+                        "a line without a prompt to complete");
+        TRY(need_tokenizer(e, place));
+        return chat_prompt(e, x, ids, reference, place);
+    }
+    TRY(need_tokenizer(e, place));
+    TRY(tokenizer_encode(e->tok, x->prompt.data, x->prompt.len, true, false, ids));
+    if (ids->n && ids->id[ids->n - 1] == tokenizer_eos(e->tok))
+        ids->n--; // from the post-processor: a prompt is not at its end
+    buf_put(reference, x->completion.data, x->completion.len);
+    return OK;
+}
