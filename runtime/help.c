@@ -10,5 +10,11 @@ static void print(FILE *out, void (*fill)(Buf *b))
     buf_free(&b);
 }
 
-void run_recipe_help(FILE *out) { print(out, recipe_help); }
-void run_recipe_keys(FILE *out) { print(out, recipe_keys); }
+void run_recipe_help(FILE *out)
+{
+    print(out, recipe_help);
+}
+void run_recipe_keys(FILE *out)
+{
+    print(out, recipe_keys);
+}
