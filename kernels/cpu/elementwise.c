@@ -12,14 +12,14 @@
 //   else 0
 // All are bound by memory: bytes per element (bf16) are norm 4 forward, 6 to 8 backward; rope 4; swiglu 6
 // and 14.
-#include "cpu.h"
+#include "gemm.h"
+#include "isa_kernels.h"
 #include <math.h>
 #include <string.h>
 
 // ---- references
 // -----------------------------------------------------------------------------------------------------
-void embed_fwd_ref(Device *d, DType t, void *x, const Packed *table, const int32_t *tokens, float scale,
-                   int T)
+void embed_fwd_ref(Device *d, DType t, void *x, const Packed *table, const int32_t *tokens, float scale, int T)
 {
     int C = table->K;
     float *row = cpu_thread_scratch(d, (size_t)C * sizeof(float));
@@ -29,16 +29,15 @@ void embed_fwd_ref(Device *d, DType t, void *x, const Packed *table, const int32
     }
 }
 
-void embed_bwd_ref(Device *d, DType t, float *dtable, const void *dx, const int32_t *tokens, float scale,
-                   int C, int T)
+void embed_bwd_ref(Device *d, DType t, float *dtable, const void *dx, const int32_t *tokens, float scale, int C, int T)
 {
     (void)d;
     for (int64_t i = 0; i < T; i++)
         for (int c = 0; c < C; c++) dtable[(int64_t)tokens[i] * C + c] += scale * cpu_load(dx, t, i * C + c);
 }
 
-void rmsnorm_fwd_ref(Device *d, DType t, void *y, float *rstd, const void *x, const float *w, float w_offset,
-                     float eps, int C, int T)
+void rmsnorm_fwd_ref(Device *d, DType t, void *y, float *rstd, const void *x, const float *w, float w_offset, float eps,
+                     int C, int T)
 {
     (void)d;
     for (int64_t i = 0; i < T; i++) {
@@ -51,14 +50,13 @@ void rmsnorm_fwd_ref(Device *d, DType t, void *y, float *rstd, const void *x, co
     }
 }
 
-void rmsnorm_bwd_ref(Device *d, DType t, void *dx, float *dw, const void *dy, const void *x,
-                     const float *rstd, const float *w, float w_offset, bool accumulate, int C, int T)
+void rmsnorm_bwd_ref(Device *d, DType t, void *dx, float *dw, const void *dy, const void *x, const float *rstd,
+                     const float *w, float w_offset, bool accumulate, int C, int T)
 {
     (void)d;
     for (int c = 0; dw && c < C; c++) {
         double sum = 0;
-        for (int64_t i = 0; i < T; i++)
-            sum += (double)cpu_load(dy, t, i * C + c) * cpu_load(x, t, i * C + c) * rstd[i];
+        for (int64_t i = 0; i < T; i++) sum += (double)cpu_load(dy, t, i * C + c) * cpu_load(x, t, i * C + c) * rstd[i];
         dw[c] += (float)sum;
     }
     for (int64_t i = 0; i < T; i++) {
@@ -73,8 +71,8 @@ void rmsnorm_bwd_ref(Device *d, DType t, void *dx, float *dw, const void *dy, co
     }
 }
 
-void rope_ref(Device *d, DType t, void *x, int64_t ldx, const float *cos, const float *sin,
-              const int32_t *pos, int heads, int D, int rot, bool inverse, int T)
+void rope_ref(Device *d, DType t, void *x, int64_t ldx, const float *cos, const float *sin, const int32_t *pos,
+              int heads, int D, int rot, bool inverse, int T)
 {
     (void)d;
     int half = rot / 2;
@@ -128,8 +126,8 @@ void scatter_rows_ref(Device *d, DType t, void *x, const void *y, const int32_t 
 
 // Element c of row i draws word c % 4 of philox(key = row_key[i], counter = (stream, c / 4)) and is kept when
 // u32_to_unit(word) >= p.
-void dropout_ref(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx,
-                 const uint64_t *row_key, uint64_t stream, float p, bool accumulate, int C, int T)
+void dropout_ref(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const uint64_t *row_key,
+                 uint64_t stream, float p, bool accumulate, int C, int T)
 {
     (void)d;
     float scale = 1 / (1 - p);
@@ -194,5 +192,156 @@ void convert_ref(Device *d, void *dst, DType dst_t, const void *src, DType src_t
             ((uint16_t *)dst)[i] = f32_to_f16(v);
         else
             cpu_store(dst, dst_t, (int64_t)i, v);
+    }
+}
+
+// ---- tuned ----------------------------------------------------------------------------------------------------------
+// A row is one call of an inner loop; rows are independent, so nothing depends on who takes which.
+static void *row_at(const void *p, DType t, int64_t i)
+{
+    return (void *)cpu_at(p, t, i);
+}
+
+// A row of a packed table lies in words that are PANEL apart (gemm.h).
+static void embed_row(DType t, void *x, const Packed *table, int token, float scale)
+{
+    const uint32_t *word = packed_panel(table, token / PANEL) + token % PANEL;
+    for (int c = 0; c < table->K; word += PANEL)
+        if (table->t == DT_BF16) {
+            cpu_store(x, t, c, scale * bf16_to_f32((bf16_t)*word));
+            if (c + 1 < table->K) cpu_store(x, t, c + 1, scale * bf16_to_f32((bf16_t)(*word >> 16)));
+            c += 2;
+        } else {
+            float v;
+            memcpy(&v, word, sizeof v);
+            cpu_store(x, t, c++, scale * v);
+        }
+}
+
+void embed_fwd(Device *d, DType t, void *x, const Packed *table, const int32_t *tokens, float scale, int T)
+{
+    int C = table->K;
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
+    for (int64_t i = 0; i < T; i++) embed_row(t, row_at(x, t, i * C), table, tokens[i], scale);
+}
+
+// A thread owns channels, so that rows of the same token are added in token order.
+void embed_bwd(Device *d, DType t, float *dtable, const void *dx, const int32_t *tokens, float scale, int C, int T)
+{
+    enum { CHANNELS = 64 };
+    const IsaKernels *k = isa_kernels(d);
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
+    for (int c = 0; c < C; c += CHANNELS)
+        for (int64_t i = 0; i < T; i++)
+            k->add_scaled(t, dtable + (int64_t)tokens[i] * C + c, row_at(dx, t, i * C + c), scale,
+                          MIN(CHANNELS, C - c));
+}
+
+void rmsnorm_fwd(Device *d, DType t, void *y, float *rstd, const void *x, const float *w, float w_offset, float eps,
+                 int C, int T)
+{
+    const IsaKernels *k = isa_kernels(d);
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
+    for (int64_t i = 0; i < T; i++)
+        rstd[i] = k->rmsnorm_fwd_row(t, row_at(y, t, i * C), row_at(x, t, i * C), w, w_offset, eps, C);
+}
+
+// Adds blocks (count, C) to y (C) as a balanced tree: ((0+1)+(2+3))+...
+static void add_blocks(float *y, float *blocks, int count, int C)
+{
+    for (int64_t step = 1; step < count; step *= 2)
+        for (int64_t b = 0; b + step < count; b += 2 * step)
+            for (int c = 0; c < C; c++) blocks[b * C + c] += blocks[(b + step) * C + c];
+    for (int c = 0; count && c < C; c++) y[c] += blocks[c];
+}
+
+void rmsnorm_bwd(Device *d, DType t, void *dx, float *dw, const void *dy, const void *x, const float *rstd,
+                 const float *w, float w_offset, bool accumulate, int C, int T)
+{
+    enum { BLOCK = 64 }; // rows that share a partial sum of dw
+    const IsaKernels *k = isa_kernels(d);
+    int blocks = (T + BLOCK - 1) / BLOCK;
+    float *partial = dw ? cpu_shared_scratch(d, (size_t)blocks * C * sizeof *partial) : NULL;
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
+    for (int64_t b = 0; b < blocks; b++) {
+        float *sum = dw ? partial + b * C : NULL;
+        if (dw) memset(sum, 0, (size_t)C * sizeof *sum);
+        for (int64_t i = b * BLOCK; i < MIN(T, (b + 1) * BLOCK); i++)
+            k->rmsnorm_bwd_row(t, row_at(dx, t, i * C), sum, row_at(dy, t, i * C), row_at(x, t, i * C), rstd[i], w,
+                               w_offset, accumulate, C);
+    }
+    if (dw) add_blocks(dw, partial, blocks, C);
+}
+
+void rope(Device *d, DType t, void *x, int64_t ldx, const float *cos, const float *sin, const int32_t *pos, int heads,
+          int D, int rot, bool inverse, int T)
+{
+    const IsaKernels *k = isa_kernels(d);
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *heads *rot))
+    for (int64_t i = 0; i < T; i++) {
+        int64_t angle = (int64_t)pos[i] * (rot / 2);
+        k->rope_row(t, row_at(x, t, i * ldx), cos + angle, sin + angle, inverse ? -1 : 1, heads, D, rot);
+    }
+}
+
+void swiglu_fwd(Device *d, DType t, void *a, const void *gu, int F, int T)
+{
+    const IsaKernels *k = isa_kernels(d);
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *F))
+    for (int64_t i = 0; i < T; i++) k->swiglu_fwd_row(t, row_at(a, t, i * F), row_at(gu, t, i * 2 * F), F);
+}
+
+void swiglu_bwd(Device *d, DType t, void *dgu, void *a, const void *da, const void *gu, int F, int T)
+{
+    const IsaKernels *k = isa_kernels(d);
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *F))
+    for (int64_t i = 0; i < T; i++)
+        k->swiglu_bwd_row(t, row_at(dgu, t, i * 2 * F), a ? row_at(a, t, i * F) : NULL, row_at(da, t, i * F),
+                          row_at(gu, t, i * 2 * F), F);
+}
+
+void gather_rows(Device *d, DType t, void *y, const void *x, const int32_t *idx, int C, int rows)
+{
+    size_t bytes = (size_t)C * dtype_size(t);
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)rows *C))
+    for (int64_t i = 0; i < rows; i++) memcpy(row_at(y, t, i * C), row_at(x, t, (int64_t)idx[i] * C), bytes);
+}
+
+void scatter_rows(Device *d, DType t, void *x, const void *y, const int32_t *idx, int C, int rows, int T)
+{
+    size_t bytes = (size_t)C * dtype_size(t);
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
+    for (int64_t i = 0; i < T; i++) memset(row_at(x, t, i * C), 0, bytes);
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)rows *C))
+    for (int64_t i = 0; i < rows; i++) memcpy(row_at(x, t, (int64_t)idx[i] * C), row_at(y, t, i * C), bytes);
+}
+
+void dropout(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const uint64_t *row_key,
+             uint64_t stream, float p, bool accumulate, int C, int T)
+{
+    const IsaKernels *k = isa_kernels(d);
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
+    for (int64_t i = 0; i < T; i++)
+        k->dropout_row(t, row_at(y, t, i * ldy), row_at(x, t, i * ldx), row_key[i], stream, p, accumulate, C);
+}
+
+void convert(Device *d, void *dst, DType dst_t, const void *src, DType src_t, size_t n)
+{
+    enum { RUN = 1 << 14 };
+    bool vectors = (dst_t == DT_F32 && src_t == DT_BF16) || (dst_t == DT_BF16 && src_t == DT_F32);
+    if (dst_t == src_t) {
+        convert_ref(d, dst, dst_t, src, src_t, n);
+        return;
+    }
+    const IsaKernels *k = isa_kernels(d);
+    size_t dst_size = dtype_size(dst_t), src_size = dtype_size(src_t);
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)n))
+    for (size_t i = 0; i < n; i += RUN) {
+        void *to = (char *)dst + i * dst_size;
+        const void *from = (const char *)src + i * src_size;
+        if (vectors)
+            k->convert_run(to, dst_t, from, src_t, (int)MIN(RUN, n - i));
+        else
+            convert_ref(d, to, dst_t, from, src_t, MIN(RUN, n - i));
     }
 }

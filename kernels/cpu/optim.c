@@ -9,13 +9,13 @@
 //   fix     integers add in any order to the same sum: 2^-44 apart, so that gradients down to 1e-8 keep six
 //   digits, and
 //           2^19 = 524288 is the largest sum. Values of FIX_LIMIT and up are refused.
-#include "cpu.h"
+#include "isa_kernels.h"
 #include <math.h>
 
 #define FIX_SCALE 0x1p44 // 2^GRAD_FIX_BITS of sharding.h
 #define FIX_LIMIT 5.2e5
 
-enum { SUM_BLOCK = 4096 };
+enum { SUM_BLOCK = 4096, RUN = 4096 }; // elements of a partial sum; elements that a thread takes at a time
 
 // ---- references
 // -----------------------------------------------------------------------------------------------------
@@ -49,8 +49,7 @@ void fix_add_ref(Device *d, int64_t *acc, const float *g, size_t n, int *overflo
 {
     (void)d;
     for (size_t i = 0; i < n; i++)
-        if (!(fabs((double)g[i]) < FIX_LIMIT) ||
-            __builtin_add_overflow(acc[i], llrint(g[i] * FIX_SCALE), &acc[i]))
+        if (!(fabs((double)g[i]) < FIX_LIMIT) || __builtin_add_overflow(acc[i], llrint(g[i] * FIX_SCALE), &acc[i]))
             *overflow = 1;
 }
 
@@ -58,4 +57,51 @@ void fix_read_ref(Device *d, float *g, const int64_t *acc, size_t n)
 {
     (void)d;
     for (size_t i = 0; i < n; i++) g[i] = (float)((double)acc[i] / FIX_SCALE);
+}
+
+// ---- tuned ----------------------------------------------------------------------------------------------------------
+void adamw(Device *d, float *p, float *m, float *v, const float *g, float g_scale, float lr, float beta1, float beta2,
+           float eps, float wd, int64_t step, size_t n)
+{
+    const IsaKernels *k = isa_kernels(d);
+    const AdamStep a = {.g_scale = g_scale,
+                        .beta1 = beta1,
+                        .beta2 = beta2,
+                        .eps = eps,
+                        .lr = lr,
+                        .decay = (float)(1 - (double)lr * wd),
+                        .c1 = (float)(1 - pow(beta1, (double)step)),
+                        .sqrt_c2 = (float)sqrt(1 - pow(beta2, (double)step))};
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)n))
+    for (size_t i = 0; i < n; i += RUN) k->adamw_run(&a, p + i, m + i, v + i, g + i, (int)MIN(RUN, n - i));
+}
+
+void sum_squares(Device *d, double *out, const float *x, size_t n)
+{
+    const IsaKernels *k = isa_kernels(d);
+    size_t blocks = (n + SUM_BLOCK - 1) / SUM_BLOCK;
+    double *partial = cpu_shared_scratch(d, blocks * sizeof *partial), sum = 0;
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)n))
+    for (size_t b = 0; b < blocks; b++)
+        partial[b] = k->sum_squares_run(x + b * SUM_BLOCK, (int)MIN(SUM_BLOCK, n - b * SUM_BLOCK));
+    for (size_t b = 0; b < blocks; b++) sum += partial[b];
+    *out = sum;
+}
+
+void fix_add(Device *d, int64_t *acc, const float *g, size_t n, int *overflow)
+{
+    int bad = 0;
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)n)) reduction(| : bad)
+    for (size_t i = 0; i < n; i += RUN) {
+        int run_bad = 0;
+        fix_add_ref(d, acc + i, g + i, MIN(RUN, n - i), &run_bad);
+        bad |= run_bad;
+    }
+    if (bad) *overflow = 1;
+}
+
+void fix_read(Device *d, float *g, const int64_t *acc, size_t n)
+{
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)n))
+    for (size_t i = 0; i < n; i += RUN) fix_read_ref(d, g + i, acc + i, MIN(RUN, n - i));
 }

@@ -1,0 +1,185 @@
+// Inner loops of elementwise.c, spelled once for all instruction sets. Formulas stand there.
+#pragma once
+#include "isa_kernels.h"
+#include "vec.h"
+
+// ---- RMSNorm --------------------------------------------------------------------------------------------------------
+INLINE float rmsnorm_fwd_as(const DType t, void *y, const void *x, const float *w, float w_offset, float eps,
+                            int C)
+{
+    vf sum = vf_set(0);
+    EACH_VECTOR(c, n, C)
+    {
+        vf v = load_some(t, x, c, n);
+        sum = vf_fma(v, v, sum);
+    }
+    float rstd = 1 / sqrtf(vf_sum(sum) / (float)C + eps);
+    vf r = vf_set(rstd), offset = vf_set(w_offset);
+    EACH_VECTOR(c, n, C)
+    {
+        vf u = load_some(DT_F32, w, c, n) + offset;
+        store_some(t, y, c, u * (load_some(t, x, c, n) * r), n);
+    }
+    return rstd;
+}
+
+static float rmsnorm_fwd_row(DType t, void *y, const void *x, const float *w, float w_offset, float eps,
+                             int C)
+{
+    return FOR_TYPE(t, rmsnorm_fwd_as(DT_BF16, y, x, w, w_offset, eps, C),
+                    rmsnorm_fwd_as(DT_F32, y, x, w, w_offset, eps, C));
+}
+
+INLINE void rmsnorm_bwd_as(const DType t, void *dx, float *dw, const void *dy, const void *x, float rstd,
+                           const float *w, float w_offset, bool accumulate, int C)
+{
+    vf sum = vf_set(0), r = vf_set(rstd), offset = vf_set(w_offset);
+    EACH_VECTOR(c, n, C)
+    {
+        vf dyx = load_some(t, dy, c, n) * load_some(t, x, c, n);
+        sum = vf_fma(dyx, load_some(DT_F32, w, c, n) + offset, sum);
+        if (dw) store_some(DT_F32, dw, c, vf_fma(dyx, r, load_some(DT_F32, dw, c, n)), n);
+    }
+    vf k = vf_set(-rstd * rstd * rstd / (float)C * vf_sum(sum));
+    EACH_VECTOR(c, n, C)
+    {
+        vf u = load_some(DT_F32, w, c, n) + offset;
+        vf v = vf_fma(load_some(t, x, c, n), k, u * load_some(t, dy, c, n) * r);
+        store_some(t, dx, c, accumulate ? v + load_some(t, dx, c, n) : v, n);
+    }
+}
+
+static void rmsnorm_bwd_row(DType t, void *dx, float *dw, const void *dy, const void *x, float rstd,
+                            const float *w, float w_offset, bool accumulate, int C)
+{
+    FOR_TYPE(t, rmsnorm_bwd_as(DT_BF16, dx, dw, dy, x, rstd, w, w_offset, accumulate, C),
+             rmsnorm_bwd_as(DT_F32, dx, dw, dy, x, rstd, w, w_offset, accumulate, C));
+}
+
+// ---- rotary positions -----------------------------------------------------------------------------------------------
+INLINE void rope_as(const DType t, void *x, const float *cos, const float *sin, float sign, int heads, int D,
+                    int rot)
+{
+    int half = rot / 2;
+    for (int64_t at = 0; at < (int64_t)heads * D; at += D) EACH_VECTOR(i, n, half)
+        {
+            vf a = load_some(t, x, at + i, n), b = load_some(t, x, at + half + i, n);
+            vf c = load_some(DT_F32, cos, i, n), s = load_some(DT_F32, sin, i, n) * vf_set(sign);
+            store_some(t, x, at + i, vf_fma(a, c, -(b * s)), n);
+            store_some(t, x, at + half + i, vf_fma(b, c, a * s), n);
+        }
+}
+
+static void rope_row(DType t, void *x, const float *cos, const float *sin, float sign, int heads, int D,
+                     int rot)
+{
+    FOR_TYPE(t, rope_as(DT_BF16, x, cos, sin, sign, heads, D, rot),
+             rope_as(DT_F32, x, cos, sin, sign, heads, D, rot));
+}
+
+// ---- SwiGLU ---------------------------------------------------------------------------------------------------------
+INLINE void swiglu_fwd_as(const DType t, void *a, const void *gu, int F)
+{
+    EACH_VECTOR(c, n, F)
+    {
+        vf g = load_some(t, gu, c, n), u = load_some(t, gu, F + c, n);
+        store_some(t, a, c, u * (g * vf_sigmoid(g)), n);
+    }
+}
+
+static void swiglu_fwd_row(DType t, void *a, const void *gu, int F)
+{
+    FOR_TYPE(t, swiglu_fwd_as(DT_BF16, a, gu, F), swiglu_fwd_as(DT_F32, a, gu, F));
+}
+
+INLINE void swiglu_bwd_as(const DType t, void *dgu, void *a, const void *da, const void *gu, int F)
+{
+    const vf one = vf_set(1);
+    EACH_VECTOR(c, n, F)
+    {
+        vf g = load_some(t, gu, c, n), u = load_some(t, gu, F + c, n), grad = load_some(t, da, c, n);
+        vf s = vf_sigmoid(g), silu = g * s;
+        if (a) store_some(t, a, c, u * silu, n);
+        store_some(t, dgu, c, grad * u * vf_fma(silu, one - s, s), n);
+        store_some(t, dgu, F + c, grad * silu, n);
+    }
+}
+
+static void swiglu_bwd_row(DType t, void *dgu, void *a, const void *da, const void *gu, int F)
+{
+    FOR_TYPE(t, swiglu_bwd_as(DT_BF16, dgu, a, da, gu, F), swiglu_bwd_as(DT_F32, dgu, a, da, gu, F));
+}
+
+// ---- dropout --------------------------------------------------------------------------------------------------------
+enum { DROP_CALLS = 16, DROP_WORDS = 4 * DROP_CALLS }; // Philox calls that run side by side
+
+// words[4 j + w] = word w of philox(key, (stream, first + j)), j < DROP_CALLS: philox() of base.h, side by side.
+INLINE void philox_run(uint64_t key, uint64_t stream, uint64_t first, uint32_t words[DROP_WORDS])
+{
+    uint32_t c0[DROP_CALLS], c1[DROP_CALLS], c2[DROP_CALLS], c3[DROP_CALLS];
+    for (int j = 0; j < DROP_CALLS; j++) {
+        c0[j] = (uint32_t)(first + (uint64_t)j);
+        c1[j] = (uint32_t)((first + (uint64_t)j) >> 32);
+        c2[j] = (uint32_t)stream;
+        c3[j] = (uint32_t)(stream >> 32);
+    }
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+        for (int j = 0; j < DROP_CALLS; j++) {
+            uint64_t p0 = (uint64_t)0xD2511F53u * c0[j], p1 = (uint64_t)0xCD9E8D57u * c2[j];
+            c0[j] = (uint32_t)(p1 >> 32) ^ c1[j] ^ k0;
+            c2[j] = (uint32_t)(p0 >> 32) ^ c3[j] ^ k1;
+            c1[j] = (uint32_t)p1;
+            c3[j] = (uint32_t)p0;
+        }
+    for (int j = 0; j < DROP_CALLS; j++) {
+        words[4 * j] = c0[j];
+        words[4 * j + 1] = c1[j];
+        words[4 * j + 2] = c2[j];
+        words[4 * j + 3] = c3[j];
+    }
+}
+
+INLINE void dropout_as(const DType t, void *y, const void *x, uint64_t key, uint64_t stream, float p,
+                       bool accumulate, int C)
+{
+    const vf scale = vf_set(1 / (1 - p));
+    const vi least = (vi)vu_set((uint32_t)ceilf(p * 0x1p24f)); // u32_to_unit(word) >= p, in integers
+    for (int c0 = 0; c0 < C; c0 += DROP_WORDS) {
+        uint32_t words[DROP_WORDS];
+        philox_run(key, stream, (uint64_t)(c0 / 4), words);
+        EACH_VECTOR(c, n, MIN(DROP_WORDS, C - c0))
+        {
+            vi kept = (vi)(load_words(words + c) >> 8) >= least;
+            vf v = vf_select(kept, load_some(t, x, c0 + c, n) * scale, vf_set(0));
+            store_some(t, y, c0 + c, accumulate ? v + load_some(t, y, c0 + c, n) : v, n);
+        }
+    }
+}
+
+static void dropout_row(DType t, void *y, const void *x, uint64_t key, uint64_t stream, float p,
+                        bool accumulate, int C)
+{
+    FOR_TYPE(t, dropout_as(DT_BF16, y, x, key, stream, p, accumulate, C),
+             dropout_as(DT_F32, y, x, key, stream, p, accumulate, C));
+}
+
+// ---- sums and conversions -------------------------------------------------------------------------------------------
+INLINE void add_scaled_as(const DType t, float *y, const void *x, float scale, int count)
+{
+    EACH_VECTOR(c, n, count)
+    store_some(DT_F32, y, c, vf_fma(vf_set(scale), load_some(t, x, c, n), load_some(DT_F32, y, c, n)), n);
+}
+
+static void add_scaled(DType t, float *y, const void *x, float scale, int n)
+{
+    FOR_TYPE(t, add_scaled_as(DT_BF16, y, x, scale, n), add_scaled_as(DT_F32, y, x, scale, n));
+}
+
+static void convert_run(void *dst, DType dst_t, const void *src, DType src_t, int count)
+{
+    if (dst_t == DT_BF16 && src_t == DT_F32)
+        EACH_VECTOR(c, n, count) store_some(DT_BF16, dst, c, load_some(DT_F32, src, c, n), n);
+    else
+        EACH_VECTOR(c, n, count) store_some(DT_F32, dst, c, load_some(DT_BF16, src, c, n), n);
+}

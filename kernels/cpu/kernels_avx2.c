@@ -1,0 +1,8 @@
+// AVX2 and FMA. See isa_kernels.h.
+#define VL 8
+#include "attention_kernels.h"
+#include "elementwise_kernels.h"
+#include "optim_kernels.h"
+
+#define X(result, name, args) name,
+const IsaKernels kernels_avx2 = {ISA_KERNELS(X)};

@@ -1,0 +1,8 @@
+// Any machine: vectors of four, which every 64-bit processor has. See isa_kernels.h.
+#define VL 4
+#include "attention_kernels.h"
+#include "elementwise_kernels.h"
+#include "optim_kernels.h"
+
+#define X(result, name, args) name,
+const IsaKernels kernels_generic = {ISA_KERNELS(X)};

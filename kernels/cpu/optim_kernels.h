@@ -1,0 +1,35 @@
+// Inner loops of optim.c, spelled once for all instruction sets. Formulas stand there.
+#pragma once
+#include "isa_kernels.h"
+#include "vec.h"
+
+static void adamw_run(const AdamStep *a, float *p, float *m, float *v, const float *g, int count)
+{
+    const vf beta1 = vf_set(a->beta1), beta2 = vf_set(a->beta2), rest1 = vf_set((float)(1 - (double)a->beta1)),
+             rest2 = vf_set((float)(1 - (double)a->beta2)), step = vf_set(-a->lr / a->c1),
+             root = vf_set(1 / a->sqrt_c2);
+    EACH_VECTOR(i, n, count)
+    {
+        vf gi = load_some(DT_F32, g, i, n) * vf_set(a->g_scale);
+        vf mi = vf_fma(beta1, load_some(DT_F32, m, i, n), rest1 * gi);
+        vf vi_ = vf_fma(beta2, load_some(DT_F32, v, i, n), rest2 * gi * gi);
+        vf pi = load_some(DT_F32, p, i, n) * vf_set(a->decay);
+        store_some(DT_F32, m, i, mi, n);
+        store_some(DT_F32, v, i, vi_, n);
+        store_some(DT_F32, p, i, vf_fma(step, mi / vf_fma(vf_sqrt(vi_), root, vf_set(a->eps)), pi), n);
+    }
+}
+
+enum { SUM_LANES = 16 };
+
+// Lane i adds elements i, i + 16, ...; then the lanes, in order: the same on every instruction set.
+static double sum_squares_run(const float *x, int n)
+{
+    double lane[SUM_LANES] = {0}, sum = 0;
+    int i = 0;
+    for (; i + SUM_LANES <= n; i += SUM_LANES)
+        for (int j = 0; j < SUM_LANES; j++) lane[j] += (double)x[i + j] * x[i + j];
+    for (; i < n; i++) lane[i % SUM_LANES] += (double)x[i] * x[i];
+    for (int j = 0; j < SUM_LANES; j++) sum += lane[j];
+    return sum;
+}
