@@ -15,7 +15,7 @@ static bool has_tokenizer(const char *model)
     return !path_is_dir(model) || path_exists(tmpf("%s/tokenizer.json", model));
 }
 
-static int open_tokenizer(Session *s, const char *model)
+int session_tokenizer(Session *s, const char *model)
 {
     if (!path_exists(model))
         return fail(E_INPUT, model, "`model` is a Hugging Face directory or a .gguf file", "no such file or directory");
@@ -56,7 +56,7 @@ int session_open(Session *s, Comm *world, const Recipe *r)
     TRY(mesh_open(&s->mesh, world, (int)r->parallel.tensor));
     TRY(open_device(s, r->device));
     s->precision = streq(r->precision, "f32") ? DT_F32 : DT_BF16;
-    TRY(open_tokenizer(s, r->model));
+    TRY(session_tokenizer(s, r->model));
     s->spec = (TrainSpec){.method = r->method,
                           .freeze_train = r->freeze.train.item,
                           .n_freeze_train = r->freeze.train.n,
@@ -81,7 +81,7 @@ int session_open_model(Session *s, Comm *world, const ModelArgs *a)
     const char *p = a->precision && *a->precision ? a->precision : cpu_has_fast_bf16() ? "bf16" : "f32";
     if (!streq(p, "bf16") && !streq(p, "f32")) return fail(E_INPUT, "--precision", "bf16 or f32", "\"%s\"", p);
     s->precision = streq(p, "f32") ? DT_F32 : DT_BF16;
-    TRY(open_tokenizer(s, a->model));
+    TRY(session_tokenizer(s, a->model));
     s->recipe.model = a->model;
     s->recipe.data.template = "auto";
     s->spec = (TrainSpec){.method = a->adapter ? "lora" : "none", .adapter_dir = a->adapter};

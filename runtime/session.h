@@ -24,6 +24,8 @@ int session_open(Session *s, Comm *world, const Recipe *r);
 int session_open_model(Session *s, Comm *world, const ModelArgs *a);
 void session_close(Session *s);
 
+int session_tokenizer(Session *s, const char *model); // the tokenizer alone; s->tok stays NULL when the model has none
+
 int session_dataset(Session *s, Dataset **out, const char *path, const char *key, bool prompts);
 
 // Opens a measuring model: its run arena's peak is what session_model will use.

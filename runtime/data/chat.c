@@ -66,16 +66,14 @@ static json_t *row_vars(const Chat *c, bool generation_prompt, const json_t *row
     json_object_update(vars, json_object_get(row, "chat_template_kwargs"));
     static const char *const passed[] = {"tools", "documents"};
     for (size_t i = 0; i < COUNT_OF(passed); i++)
-        if (json_object_get(row, passed[i]))
-            json_object_set(vars, passed[i], json_object_get(row, passed[i]));
+        if (json_object_get(row, passed[i])) json_object_set(vars, passed[i], json_object_get(row, passed[i]));
     json_object_set_new(vars, "add_generation_prompt", json_boolean(generation_prompt));
     json_object_set_new(vars, "bos_token", json_string(c->bos));
     json_object_set_new(vars, "eos_token", json_string(c->eos));
     return vars;
 }
 
-int chat_render(const Chat *c, const json_t *messages, size_t n, bool generation_prompt, const json_t *row,
-                Buf *out)
+int chat_render(const Chat *c, const json_t *messages, size_t n, bool generation_prompt, const json_t *row, Buf *out)
 {
     json_t *vars = row_vars(c, generation_prompt, row), *shown = json_array();
     for (size_t i = 0; i < n; i++) json_array_append(shown, json_array_get(messages, i));

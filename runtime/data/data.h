@@ -47,7 +47,7 @@ typedef struct DataConfig {
     const char *template_path; // recipe's data.template: "auto" (the model's own) or a file
     const char *model_path;
     int vocab;            // ids must be below this
-    int threads;
+    int threads; // 0: as many as OpenMP would use
     bool allow_prompt_only; // generation: rows without a completion are fine
     bool keep_text;         // scoring: plain text as it is, no eos appended
     const char *template_source; // the chat template's text; instead of template_path when not NULL

@@ -16,8 +16,7 @@ static int read_tokens(Example *x, const json_t *row, const FormatContext *c);
 // In the order in which a line is tried: a line may have keys of several, and the more telling one comes first.
 static const Format formats[] = {
     {"messages", "messages", "{\"messages\": [{\"role\", \"content\"}, ...]}",
-     "through the chat template; every assistant turn is trained, except those with \"weight\": 0",
-     read_messages},
+     "through the chat template; every assistant turn is trained, except those with \"weight\": 0", read_messages},
     {"conversations", "conversations", "{\"conversations\": [{\"from\", \"value\"}, ...], \"system\"?}",
      "as messages: human is the user, gpt the assistant", read_conversations},
     {"completion", "prompt", "{\"prompt\", \"completion\"}",
@@ -30,8 +29,7 @@ static const Format formats[] = {
      "chat template "
      "plain text, parts set apart by blank lines, output and eos trained",
      read_instruction},
-    {"tokens", "tokens", "{\"tokens\": [ids]}", "as they are; every token but the first is trained",
-     read_tokens},
+    {"tokens", "tokens", "{\"tokens\": [ids]}", "as they are; every token but the first is trained", read_tokens},
     {"text", "text", "{\"text\"}", "plain text + eos; every token but the first is trained", read_text},
 };
 
@@ -65,8 +63,7 @@ static const char *keys_of(const json_t *row)
 int format_detect(const Format **out, const json_t *row, const char *place)
 {
     if (json_object_get(row, "chosen"))
-        return fail(E_INPUT, place, "objective sft takes {\"prompt\", \"completion\"}",
-                    "a row of preferences");
+        return fail(E_INPUT, place, "objective sft takes {\"prompt\", \"completion\"}", "a row of preferences");
     for (size_t i = 0; i < COUNT_OF(formats); i++) {
         if (!json_object_get(row, formats[i].key)) continue;
         *out = &formats[i];
@@ -152,8 +149,7 @@ static int check_role(const json_t *message, const char *place, const char *what
 {
     static const char *const known[] = {"system", "developer", "user", "assistant", "tool", "function"};
     const json_t *role = json_object_get(message, "role");
-    if (!role)
-        return fail(E_INPUT, place, "{\"role\": \"user\", \"content\": \"...\"}", "%s has no \"role\"", what);
+    if (!role) return fail(E_INPUT, place, "{\"role\": \"user\", \"content\": \"...\"}", "%s has no \"role\"", what);
     for (size_t i = 0; i < COUNT_OF(known) && json_is_string(role); i++)
         if (streq(json_string_value(role), known[i])) return OK;
     return fail(E_INPUT, place, "roles: system, developer, user, assistant, tool, function",
@@ -186,8 +182,7 @@ static int check_content(const json_t *message, const char *place, const char *w
     if (!content || json_is_null(content))
         return calls ? OK : fail(E_INPUT, place, "remove the line", "%s has null content", what);
     if (json_is_array(content)) return check_parts(content, place, what);
-    if (!json_is_string(content))
-        return fail(E_INPUT, place, NULL, "%s has content that is not a string", what);
+    if (!json_is_string(content)) return fail(E_INPUT, place, NULL, "%s has content that is not a string", what);
     if (is_empty(content) && !may_be_empty)
         return fail(E_INPUT, place, "remove the line", "%s has empty content", what);
     return OK;
@@ -196,11 +191,11 @@ static int check_content(const json_t *message, const char *place, const char *w
 static int check_weight(const json_t *message, const char *place, const char *what)
 {
     const json_t *weight = json_object_get(message, "weight");
-    bool fine = !weight || (json_is_number(weight) &&
-                            (json_number_value(weight) == 0 || json_number_value(weight) == 1));
+    bool fine =
+        !weight || (json_is_number(weight) && (json_number_value(weight) == 0 || json_number_value(weight) == 1));
     return fine ? OK
-                : fail(E_INPUT, place, "0: not trained, 1: trained",
-                       "%s has a \"weight\" that is neither 0 nor 1", what);
+                : fail(E_INPUT, place, "0: not trained, 1: trained", "%s has a \"weight\" that is neither 0 nor 1",
+                       what);
 }
 
 static int append_checked(json_t *to, const json_t *list, const char *key, const char *place)
@@ -230,8 +225,7 @@ static int begin_chat(Example *x, const FormatContext *c)
     x->kind = EXAMPLE_CHAT;
     x->messages = json_array();
     if (c->has_chat) return OK;
-    return fail(E_INPUT, c->place,
-                "set data.template to a Jinja file, or use {\"prompt\", \"completion\"} lines",
+    return fail(E_INPUT, c->place, "set data.template to a Jinja file, or use {\"prompt\", \"completion\"} lines",
                 "a conversation, but the model has no chat template");
 }
 
@@ -250,8 +244,7 @@ static int append_shared_turn(json_t *to, const json_t *turn, size_t number, con
                  {"system", "system"}, {"tool", "tool"}, {"observation", "tool"}};
     const json_t *from = json_object_get(turn, "from"), *value = json_object_get(turn, "value");
     if (!json_is_string(from))
-        return fail(E_INPUT, place, "{\"from\": \"human\", \"value\": \"...\"}", "turn %zu has no \"from\"",
-                    number);
+        return fail(E_INPUT, place, "{\"from\": \"human\", \"value\": \"...\"}", "turn %zu has no \"from\"", number);
     if (!json_is_string(value) || is_empty(value))
         return fail(E_INPUT, place, "remove the line", "turn %zu has %s \"value\"", number,
                     json_is_string(value) ? "an empty"
@@ -287,8 +280,7 @@ static int read_conversations(Example *x, const json_t *row, const FormatContext
 }
 
 // ---- prompt and completion ------------------------------------------------------------------------------------------
-static int read_completion_chat(Example *x, const json_t *row, const json_t *completion,
-                                const FormatContext *c)
+static int read_completion_chat(Example *x, const json_t *row, const json_t *completion, const FormatContext *c)
 {
     TRY(begin_chat(x, c));
     TRY(append_checked(x->messages, json_object_get(row, "prompt"), "prompt", c->place));
@@ -321,22 +313,19 @@ static void put_paragraph(Buf *b, const json_t *string)
 
 static int read_instruction(Example *x, const json_t *row, const FormatContext *c)
 {
-    const json_t *instruction = NULL, *input = NULL, *output = NULL,
-                 *history = json_object_get(row, "history");
+    const json_t *instruction = NULL, *input = NULL, *output = NULL, *history = json_object_get(row, "history");
     TRY(need_text(row, "instruction", c->place, &instruction));
     TRY(optional_text(row, "input", c->place, &input));
     if (!c->prompt_only || json_object_get(row, "output")) TRY(need_text(row, "output", c->place, &output));
     if (json_array_size(history))
-        return fail(E_INPUT, c->place, "write earlier turns as {\"messages\"}",
-                    "\"history\" is not supported");
+        return fail(E_INPUT, c->place, "write earlier turns as {\"messages\"}", "\"history\" is not supported");
     if (c->has_chat) {
         TRY(begin_chat(x, c));
         TRY(append_system(x->messages, row, c->place));
         Buf user = {0};
         put_paragraph(&user, instruction);
         put_paragraph(&user, input);
-        json_array_append_new(x->messages,
-                              json_pack("{s:s, s:s%}", "role", "user", "content", user.data, user.len));
+        json_array_append_new(x->messages, json_pack("{s:s, s:s%}", "role", "user", "content", user.data, user.len));
         buf_free(&user);
         if (output) append_turn(x->messages, "assistant", output);
         return OK;

@@ -8,8 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define BLOCK_BYTES                                                                                          \
-    (JSONL_LINE_BYTES + ((size_t)8 << 20)) // a longest line and then some; untouched pages cost nothing
+#define BLOCK_BYTES (JSONL_LINE_BYTES + ((size_t)8 << 20)) // a longest line and then some; untouched pages cost nothing
 
 int jsonl_open(Jsonl *j, const char *path)
 {
@@ -17,8 +16,7 @@ int jsonl_open(Jsonl *j, const char *path)
     if (j->fd < 0) return fail_errno(path, "cannot open");
     struct stat st;
     if (fstat(j->fd, &st) < 0) return fail_errno(path, "cannot stat");
-    if (!S_ISREG(st.st_mode))
-        return fail(E_INPUT, path, "save the lines in a file first", "not a regular file");
+    if (!S_ISREG(st.st_mode)) return fail(E_INPUT, path, "save the lines in a file first", "not a regular file");
     j->block = xmalloc(BLOCK_BYTES);
     return OK;
 }
@@ -137,8 +135,7 @@ int jsonl_parse(json_t **out, const char *text, size_t bytes, const char *place)
     if (!depth_ok(text, bytes)) return fail(E_INPUT, place, NULL, "nested deeper than %d levels", JSON_DEPTH);
     json_error_t e;
     json_t *row = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &e);
-    if (!row)
-        return fail(E_INPUT, place, "one JSON object a line", "not JSON: column %d: %s", e.column, e.text);
+    if (!row) return fail(E_INPUT, place, "one JSON object a line", "not JSON: column %d: %s", e.column, e.text);
     if (!json_is_object(row)) {
         json_decref(row);
         return fail(E_INPUT, place, "one JSON object a line", "not a JSON object");

@@ -138,8 +138,7 @@ static void fill_sequence(Batch *b, const Row *r, uint64_t key)
     b->S++;
 }
 
-static void fill_micro(Batch *b, Arena *a, const LoaderConfig *c, const StepPlan *p, const Micro *micro,
-                       int64_t step)
+static void fill_micro(Batch *b, Arena *a, const LoaderConfig *c, const StepPlan *p, const Micro *micro, int64_t step)
 {
     size_t T = (size_t)micro->tokens, S = (size_t)micro->rows, M = 0;
     const int *order = p->pack.order + micro->first;
@@ -242,8 +241,7 @@ int loader_open(Loader **out, const LoaderConfig *c, int64_t first_step)
     plan_init(&l->plan, c->batch);
     for (int i = 0; i < SLOTS; i++) TRY_DONE(arena_open(&l->arena[i], "loader", slot_bytes(c), false));
     l->started = pthread_create(&l->thread, NULL, prefetch, l) == 0;
-    status =
-        l->started ? OK : fail(E_FAILED, "loader", "check `ulimit -u`", "cannot start the prefetch thread");
+    status = l->started ? OK : fail(E_FAILED, "loader", "check `ulimit -u`", "cannot start the prefetch thread");
 done:
     if (status < 0) {
         loader_close(l);
@@ -311,8 +309,7 @@ static LoaderBounds loose_bounds(const LoaderConfig *c)
     int T = c->pack ? MAX(longest, c->micro_tokens) : longest;
     int S = c->pack ? MAX(1, MIN(c->batch, T / MAX(shortest, 1))) : 1;
     int64_t M = MIN((int64_t)S * trained, T);
-    return (LoaderBounds){
-        .T = (int)MIN((int64_t)T, (int64_t)S * longest), .S = S, .M = (int)M, .micros = c->batch};
+    return (LoaderBounds){.T = (int)MIN((int64_t)T, (int64_t)S * longest), .S = S, .M = (int)M, .micros = c->batch};
 }
 
 LoaderBounds loader_bounds(const LoaderConfig *c)

@@ -40,9 +40,8 @@ static int at_line(int status, const char *place)
 {
     ErrorRecord e = *error_last();
     error_clear();
-    return fail(status, place, *e.hint ? e.hint : "the chat template has to accept every conversation",
-                "%s%s%s: %s", "the chat template refuses this conversation", *e.place ? ", " : "", e.place,
-                e.what);
+    return fail(status, place, *e.hint ? e.hint : "the chat template has to accept every conversation", "%s%s%s: %s",
+                "the chat template refuses this conversation", *e.place ? ", " : "", e.place, e.what);
 }
 
 static int render(const Conversation *v, const json_t *messages, size_t n, bool generation_prompt, Buf *out)
@@ -80,8 +79,7 @@ static json_t *marked_content(const json_t *content, const char *mark)
 {
     if (json_is_string(content)) return json_sprintf("%s%s", json_string_value(content), mark);
     json_t *parts = json_deep_copy(content), *last = json_array_get(parts, json_array_size(parts) - 1);
-    json_object_set_new(last, "text",
-                        json_sprintf("%s%s", json_string_value(json_object_get(last, "text")), mark));
+    json_object_set_new(last, "text", json_sprintf("%s%s", json_string_value(json_object_get(last, "text")), mark));
     return parts;
 }
 
@@ -97,8 +95,7 @@ static json_t *marked_messages(const Conversation *v, const char *mark)
     for (size_t i = 0; i < json_array_size(v->x->messages); i++) {
         json_t *message = json_copy(json_array_get(v->x->messages, i));
         if (is_assistant(message) && has_content(message))
-            json_object_set_new(message, "content",
-                                marked_content(json_object_get(message, "content"), mark));
+            json_object_set_new(message, "content", marked_content(json_object_get(message, "content"), mark));
         json_array_append_new(marked, message);
     }
     return marked;
@@ -116,8 +113,8 @@ static bool align_marks(const Conversation *v, const Buf *marked, const char *ma
         if (!has_prefix(&v->out->text, at, piece, bytes)) return false;
         at += bytes;
         if (!next) break;
-        while (i < n && !(is_assistant(json_array_get(v->x->messages, i)) &&
-                          has_content(json_array_get(v->x->messages, i))))
+        while (i < n &&
+               !(is_assistant(json_array_get(v->x->messages, i)) && has_content(json_array_get(v->x->messages, i))))
             i++;
         if (i == n) return false; // a content that is rendered twice
         v->content_end[i] = at;
@@ -139,13 +136,11 @@ static int find_marks(Conversation *v)
         status = render(v, messages, json_array_size(messages), false, &marked);
         json_decref(messages);
     }
-    bool found =
-        status == OK && (align_marks(v, &marked, mark, false) || align_marks(v, &marked, mark, true));
+    bool found = status == OK && (align_marks(v, &marked, mark, false) || align_marks(v, &marked, mark, true));
     buf_free(&marked);
     if (found) return OK;
     error_clear();
-    return fail(E_INPUT, v->place,
-                "train with loss_on: all, or give the row as plain \"prompt\" and \"completion\"",
+    return fail(E_INPUT, v->place, "train with loss_on: all, or give the row as plain \"prompt\" and \"completion\"",
                 "the chat template changes or drops an assistant turn: cannot tell which tokens are its own");
 }
 
@@ -242,8 +237,8 @@ static int mask_turns(Conversation *v)
     const Encoder *e = v->e;
     const Ids *ids = &v->out->ids;
     size_t n = json_array_size(v->x->messages);
-    size_t seen = ids->n > e->max_tokens ? (size_t)ids->start[e->max_tokens]
-                                         : v->out->text.len + 1; // the rest is cut off
+    size_t seen =
+        ids->n > e->max_tokens ? (size_t)ids->start[e->max_tokens] : v->out->text.len + 1; // the rest is cut off
     int next = 0;
     bool any = false;
     Turn turn = {0}, following;
@@ -255,8 +250,7 @@ static int mask_turns(Conversation *v)
         any = true;
     }
     if (!any)
-        return fail(E_INPUT, v->place, "a conversation needs an answer to learn from",
-                    "no assistant turn to train on");
+        return fail(E_INPUT, v->place, "a conversation needs an answer to learn from", "no assistant turn to train on");
     train_turn(e, v->out, &turn, turn.end ? turn.end : v->out->text.len, &next);
     return OK;
 }
@@ -298,8 +292,7 @@ static int encode_chat(const Encoder *e, const Example *x, bool prompt_only, Enc
     TRY(render(&v, x->messages, json_array_size(x->messages), prompt_only, &out->text));
     TRY(tokenizer_encode(e->tok, out->text.data, out->text.len, false, true, &out->ids));
     reserve_mask(out);
-    if (prompt_only || (out->ids.n > e->max_tokens && !e->cut))
-        return OK; // a row to be dropped needs no mask
+    if (prompt_only || (out->ids.n > e->max_tokens && !e->cut)) return OK; // a row to be dropped needs no mask
     if (e->train_all) {
         train_range(out, 1, out->ids.n);
         return OK;
@@ -340,8 +333,8 @@ static int encode_ids(const Encoder *e, const Example *x, Encoded *out, const ch
         if (!json_is_integer(id)) return fail(E_INPUT, place, NULL, "token %zu is not an integer", i);
         if (value < 0 || value >= limit)
             return fail(E_INPUT, place, "the ids have to come from this model's tokenizer",
-                        "token %zu is %" JSON_INTEGER_FORMAT ", the model has ids 0 to %" JSON_INTEGER_FORMAT,
-                        i, value, limit - 1);
+                        "token %zu is %" JSON_INTEGER_FORMAT ", the model has ids 0 to %" JSON_INTEGER_FORMAT, i, value,
+                        limit - 1);
         push_id(&out->ids, (int32_t)value, 0);
     }
     reserve_mask(out);
@@ -403,12 +396,11 @@ static int chat_prompt(const Encoder *e, const Example *x, Ids *ids, Buf *refere
     Conversation v = {.e = e, .x = x, .out = &scratch, .place = place};
     size_t n = json_array_size(x->messages), given = n;
     while (given && !is_assistant(json_array_get(x->messages, given - 1))) given--;
-    given = given && !(e->prompt_only && given < n) ? given - 1
-                                                    : n; // a row that ends with a question asks that question
+    given =
+        given && !(e->prompt_only && given < n) ? given - 1 : n; // a row that ends with a question asks that question
     if (given < n) message_text(json_array_get(x->messages, given), reference);
     int status = render(&v, x->messages, given, true, &scratch.text);
-    if (status == OK)
-        status = tokenizer_encode(e->tok, scratch.text.data, scratch.text.len, false, false, ids);
+    if (status == OK) status = tokenizer_encode(e->tok, scratch.text.data, scratch.text.len, false, false, ids);
     encoded_free(&scratch);
     return status;
 }

@@ -28,11 +28,11 @@ static uint64_t longest_first(int length, int position)
     return (uint64_t)(UINT32_MAX - (uint32_t)length) << 32 | (uint32_t)position;
 }
 
-// The open micro-batch with the least room left that still takes `length`; n_micro when none does.
-static int best_fit(const PackPlan *p, int length, int capacity)
+// The micro-batch from `first` on with the least room left that still takes `length`; n_micro when none does.
+static int best_fit(const PackPlan *p, int first, int length, int capacity)
 {
     int best = p->n_micro;
-    for (int m = 0; m < p->n_micro; m++)
+    for (int m = first; m < p->n_micro; m++)
         if (p->micro[m].tokens <= capacity - length &&
             (best == p->n_micro || p->micro[m].tokens > p->micro[best].tokens))
             best = m;
@@ -43,8 +43,11 @@ static void assign_rows(PackPlan *p, const int *lengths, int n, int capacity)
 {
     for (int i = 0; i < n; i++) p->key[i] = longest_first(lengths[i], i);
     qsort(p->key, (size_t)n, sizeof *p->key, by_value);
+    int shortest = n ? lengths[(uint32_t)p->key[n - 1]] : 0,
+        open = 0; // micro-batches before `open` take no row any more
     for (int k = 0; k < n; k++) {
-        int row = (int)(uint32_t)p->key[k], m = best_fit(p, lengths[row], capacity);
+        while (open < p->n_micro && p->micro[open].tokens > capacity - shortest) open++;
+        int row = (int)(uint32_t)p->key[k], m = best_fit(p, open, lengths[row], capacity);
         if (m == p->n_micro) p->micro[p->n_micro++] = (Micro){0};
         p->micro[m].rows++;
         p->micro[m].tokens += lengths[row];
@@ -74,8 +77,7 @@ void pack_rows(PackPlan *p, const int *lengths, int n, int capacity, bool pack)
 void pack_deal(const PackPlan *p, int ranks, int *owner)
 {
     int64_t *load = xcalloc((size_t)ranks, sizeof *load);
-    uint64_t *key =
-        p->key; // of the rows; they are placed by now, and there are at least as many as micro-batches
+    uint64_t *key = p->key; // of the rows; they are placed by now, and there are at least as many as micro-batches
     for (int m = 0; m < p->n_micro; m++) key[m] = longest_first(p->micro[m].tokens, m);
     qsort(key, (size_t)p->n_micro, sizeof *key, by_value);
     for (int k = 0; k < p->n_micro; k++) {

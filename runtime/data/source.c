@@ -189,7 +189,7 @@ static int read_file(Dataset *d, const DataConfig *c)
         TRY_DONE(jsonl_next(&j));
         if (!j.n) break;
         if (!d->format) TRY_DONE(choose_format(d, c, &j.line[0]));
-        TRY_DONE(encode_block(d, &j, c->threads));
+        TRY_DONE(encode_block(d, &j, c->threads > 0 ? c->threads : omp_get_max_threads()));
     }
     d->fd = j.fd;
     j.fd = -1;
@@ -201,8 +201,7 @@ done:
 static int refuse_empty(const Dataset *d)
 {
     if (d->n) return OK;
-    if (!d->stats.dropped_long)
-        return fail(E_INPUT, d->path, "one JSON object a line", "no lines in this file");
+    if (!d->stats.dropped_long) return fail(E_INPUT, d->path, "one JSON object a line", "no lines in this file");
     return fail(E_INPUT, d->path, "raise data.max_tokens, or set data.overlong to cut",
                 "no rows left: all %lld are longer than %d tokens", (long long)d->stats.dropped_long,
                 d->encoder.max_tokens);
@@ -254,8 +253,8 @@ static void report_long(const Dataset *d)
                  (long long)s->dropped_long, (long long)(s->rows + s->dropped_long), d->encoder.max_tokens,
                  (long long)s->line_dropped);
     if (s->cut_long)
-        log_info("%s: %lld of %lld rows cut to %d tokens (the first: line %lld)", d->path,
-                 (long long)s->cut_long, (long long)s->rows, d->encoder.max_tokens, (long long)s->line_cut);
+        log_info("%s: %lld of %lld rows cut to %d tokens (the first: line %lld)", d->path, (long long)s->cut_long,
+                 (long long)s->rows, d->encoder.max_tokens, (long long)s->line_cut);
 }
 
 static int open_chat(Dataset *d, const DataConfig *c, const Tokenizer *tok)

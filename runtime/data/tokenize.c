@@ -81,8 +81,8 @@ static int each_line(Tokenizing *z, Jsonl *j, bool decode)
     }
 }
 
-int tokenize_file(const Tokenizer *tok, const char *model_path, const char *path, const char *out,
-                  bool decode, bool add_special)
+int tokenize_file(const Tokenizer *tok, const char *model_path, const char *path, const char *out, bool decode,
+                  bool add_special)
 {
     Buf text = {0};
     Chat *chat = NULL;
