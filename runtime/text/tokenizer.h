@@ -10,9 +10,9 @@ int tokenizer_open(Tokenizer **out, const char *path);
 int tokenizer_open_json(Tokenizer **out, const char *json, size_t bytes, const char *place); // tokenizer.json text
 int tokenizer_open_gguf(Tokenizer **out, const Weights *gguf, const char *place);
 void tokenizer_free(Tokenizer *t);
-int tokenizer_vocab_size(const Tokenizer *t); // largest id + 1, added tokens included
+int tokenizer_vocab_size(const Tokenizer *t);            // largest id + 1, added tokens included
 int tokenizer_id(const Tokenizer *t, const char *token); // of a whole token ("<|im_end|>"), or -1
-const char *tokenizer_token(const Tokenizer *t, int id);  // its text as in the vocabulary, or NULL
+const char *tokenizer_token(const Tokenizer *t, int id); // its text as in the vocabulary, or NULL
 // Special ids from tokenizer_config.json / generation_config.json / GGUF keys; -1 when absent
 int tokenizer_bos(const Tokenizer *t);
 int tokenizer_eos(const Tokenizer *t);
@@ -22,7 +22,8 @@ bool tokenizer_adds_bos(const Tokenizer *t);
 
 typedef struct Ids {
     int32_t *id;
-    int32_t *start; // byte offset in the text where token i begins (NULL unless asked); end = start of the next, or the length
+    int32_t *
+        start; // byte offset in the text where token i begins (NULL unless asked); end = start of the next, or the length
     int n, cap;
 } Ids; // zero-initialise; ids_free
 // Appends the ids of text. add_special: run the post-processor (bos/eos). with_offsets: fill `start`.
