@@ -39,8 +39,7 @@ static int check(int rc, const char *what)
     return fail(E_FAILED, "MPI", NULL, "%s: %s", what, text);
 }
 
-// ---- opening
-// ----------------------------------------------------------------------------------------------------------
+// ---- opening ----------------------------------------------------------------------------------------------
 static void add_bf16(void *in, void *inout, int *count, MPI_Datatype *t)
 {
     (void)t;
@@ -52,8 +51,7 @@ static int start_mpi(MpiComm *m)
     int started = 0, provided = 0;
     TRY(check(MPI_Initialized(&started), "MPI_Initialized"));
     if (started) return fail(E_FAILED, "MPI", NULL, "a process can open its MPI world only once");
-    // UCX would catch SIGSEGV and kin, print its own backtrace and hide ours.
-    setenv("UCX_ERROR_SIGNALS", "", 0);
+    setenv("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1", 0); // MPICH: who aborts has told why already
     TRY(check(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread"));
     m->owns_mpi = true;
     if (provided < MPI_THREAD_MULTIPLE)
@@ -163,8 +161,7 @@ static void *mpi_handle(const Comm *c)
     return &((MpiComm *)c->impl)->comm;
 }
 
-// ---- waiting
-// ----------------------------------------------------------------------------------------------------------
+// ---- waiting ----------------------------------------------------------------------------------------------
 static void nap(long microseconds)
 {
     nanosleep(&(struct timespec){.tv_nsec = microseconds * 1000}, NULL);
@@ -206,8 +203,7 @@ static int wait_for(Comm *c, MPI_Request *request, const char *what)
     }
 }
 
-// ---- collectives
-// --------------------------------------------------------------------------------------------------------
+// ---- collectives ------------------------------------------------------------------------------------------
 static MPI_Datatype mpi_type(DType t)
 {
     switch (t) {

@@ -79,8 +79,7 @@ static void read_limits(uint64_t *memory, uint64_t *milli_cpus)
     if (f) fclose(f);
 }
 
-// ---- hwloc
-// ------------------------------------------------------------------------------------------------------------
+// ---- hwloc ------------------------------------------------------------------------------------------------
 // The machine without what it does not need here (caches' details, devices), and the CPUs of this process.
 static int load(hwloc_topology_t *out, hwloc_cpuset_t *mine)
 {
@@ -142,6 +141,12 @@ static void copy_cpu_model(hwloc_topology_t t, char *out, size_t bytes)
     snprintf(out, bytes, "%s", model ? model : "unknown CPU");
 }
 
+// A part of a core counts as one; no quota (UINT64_MAX) as more than there are.
+static int quota_cores(uint64_t milli_cpus)
+{
+    return (int)MIN(milli_cpus / 1000 + (milli_cpus % 1000 != 0), INT_MAX);
+}
+
 int topo_read(Topo *out)
 {
     hwloc_topology_t t;
@@ -150,7 +155,7 @@ int topo_read(Topo *out)
     uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE),
              milli_cpus = UINT64_MAX;
     read_limits(&memory, &milli_cpus);
-    int quota = (int)MIN((milli_cpus + 999) / 1000, INT_MAX);
+    int quota = quota_cores(milli_cpus);
     *out = (Topo){.cores = MIN(core_count(t, mine), quota),
                   .pus = MIN(hwloc_bitmap_weight(mine), quota),
                   .numa_nodes = numa_count(t, mine),
@@ -160,8 +165,7 @@ int topo_read(Topo *out)
     return OK;
 }
 
-// ---- binding
-// ----------------------------------------------------------------------------------------------------------
+// ---- binding ----------------------------------------------------------------------------------------------
 // Cores [first, first+n) of the process's, less the hardware threads it may not use.
 static int bind_cores(hwloc_topology_t t, hwloc_const_cpuset_t mine, int first, int n, char *bound,
                       size_t bytes)
@@ -189,7 +193,7 @@ int topo_bind_share(int local_rank, int local_size, char *bound, size_t bound_by
     TRY(load(&t, &mine));
     uint64_t memory = UINT64_MAX, milli_cpus = UINT64_MAX;
     read_limits(&memory, &milli_cpus);
-    int cores = core_count(t, mine), quota = (int)MIN((milli_cpus + 999) / 1000, INT_MAX);
+    int cores = core_count(t, mine), quota = quota_cores(milli_cpus);
     int first = (int)((int64_t)cores * local_rank / local_size);
     int share = (int)((int64_t)cores * (local_rank + 1) / local_size) - first;
     if (topo_bound_by_launcher) {
