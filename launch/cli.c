@@ -9,10 +9,7 @@
 #include <string.h>
 
 static const char place[] = "command line";
-enum {
-    FIRST_KEY = 1000,
-    MAX_CLI_OPTIONS = 24
-}; // keys above the characters, so that no option has a short form
+enum { FIRST_KEY = 1000, MAX_CLI_OPTIONS = 24 }; // keys above the characters, so that no option has a short form
 
 // ---- verbs by name ----------------------------------------------------------------------------------------
 // What other programs call the same thing
@@ -156,8 +153,7 @@ static int explain(const Verb *v, const char *word)
     const char *nearest = NULL;
     int best = 4;
     if (strncmp(word, "--", 2) != 0)
-        return fail(E_INPUT, place, tmpf("`attune %s --help` tells the options", v->name),
-                    "unknown option %s", word);
+        return fail(E_INPUT, place, tmpf("`attune %s --help` tells the options", v->name), "unknown option %s", word);
     for (const CliOption *o = v->options; o && o->name; o++) {
         if (strlen(o->name) == n - 2 && strncmp(o->name, word + 2, n - 2) == 0) {
             const char *usage = tmpf("--%s%s%s", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
@@ -198,8 +194,7 @@ static struct argp argp_of(const Verb *v, struct argp_option *options, char *doc
     for (; v->options && v->options[n].name; n++) {
         ASSERT(n < MAX_CLI_OPTIONS - 3);
         const CliOption *o = &v->options[n];
-        options[n] =
-            (struct argp_option){.name = o->name, .key = FIRST_KEY + n, .arg = o->arg, .doc = o->help};
+        options[n] = (struct argp_option){.name = o->name, .key = FIRST_KEY + n, .arg = o->arg, .doc = o->help};
     }
     options[n++] = (struct argp_option){.name = "help", .key = 'h', .doc = "this text", .group = -1};
     options[n++] = (struct argp_option){.name = "version", .key = 'V', .doc = "the version", .group = -1};
@@ -233,8 +228,7 @@ static int check_count(const Cli *c)
     const Verb *v = c->verb;
     if (c->n_args >= v->min_args && c->n_args <= v->max_args) return OK;
     const char *usage = tmpf("attune %s%s%s", v->name, *v->args ? " " : "", v->args);
-    if (c->n_args < v->min_args)
-        return fail(E_INPUT, place, usage, "attune %s needs %s", v->name, needed_args(v));
+    if (c->n_args < v->min_args) return fail(E_INPUT, place, usage, "attune %s needs %s", v->name, needed_args(v));
     const char *extra = c->args[v->max_args];
     return fail(E_INPUT, place, usage, "attune %s does not know what to do with \"%s\"", v->name, extra);
 }
@@ -248,8 +242,7 @@ static int parse_args(Cli *c, int argc, char **argv)
     error_t rc = argp_parse(&argp, argc, argv, ARGP_NO_ERRS | ARGP_NO_HELP | ARGP_NO_EXIT, NULL, c);
     if (error_last()->code) return error_last()->code;
     if (rc)
-        return fail(E_INPUT, place, tmpf("`attune %s --help` tells the options", v->name),
-                    "cannot read the options");
+        return fail(E_INPUT, place, tmpf("`attune %s --help` tells the options", v->name), "cannot read the options");
     if (c->help || c->version) { // `attune train --help` is `attune help train`
         c->verb = verb_find(c->help ? "help" : "version");
         c->args[0] = (char *)v->name;
@@ -268,8 +261,7 @@ int cli_parse(Cli *out, int argc, char **argv)
     if (streq(first, "--version") || streq(first, "-V")) first = "version";
     const Verb *v = verb_find(first);
     if (!v && *first == '-')
-        return fail(E_INPUT, place, "attune VERB [OPTION...]",
-                    "the verb comes first, then options such as %s", first);
+        return fail(E_INPUT, place, "attune VERB [OPTION...]", "the verb comes first, then options such as %s", first);
     if (!v) return fail(E_INPUT, place, verb_hint(first), "there is no verb %s", first);
 
     *out = (Cli){.verb = v,

@@ -5,28 +5,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FLAG(name_, field, doc)                                                                              \
-    {                                                                                                        \
-        .name = name_, .help = doc, .type = CLI_FLAG, .offset = offsetof(Cli, field)                         \
+#define FLAG(name_, field, doc)                                                                                        \
+    {                                                                                                                  \
+        .name = name_, .help = doc, .type = CLI_FLAG, .offset = offsetof(Cli, field)                                   \
     }
-#define VALUE(type_, name_, field, arg_, doc)                                                                \
-    {                                                                                                        \
-        .name = name_, .arg = arg_, .help = doc, .type = type_, .offset = offsetof(Cli, field)               \
+#define VALUE(type_, name_, field, arg_, doc)                                                                          \
+    {                                                                                                                  \
+        .name = name_, .arg = arg_, .help = doc, .type = type_, .offset = offsetof(Cli, field)                         \
     }
 #define TEXT(name, field, arg, doc) VALUE(CLI_TEXT, name, field, arg, doc)
-#define RANGE(type_, name_, field, arg_, low, high, doc)                                                     \
-    {                                                                                                        \
-        .name = name_, .arg = arg_, .help = doc, .type = type_, .offset = offsetof(Cli, field), .min = low,  \
-        .max = high                                                                                          \
+#define RANGE(type_, name_, field, arg_, low, high, doc)                                                               \
+    {                                                                                                                  \
+        .name = name_, .arg = arg_, .help = doc, .type = type_, .offset = offsetof(Cli, field), .min = low,            \
+        .max = high                                                                                                    \
     }
-#define ON_MODEL                                                                                             \
-    TEXT("precision", precision, "bf16|f32",                                                                 \
-         "of activations and weights (default bf16 where the machine has it)"),                              \
+#define ON_MODEL                                                                                                       \
+    TEXT("precision", precision, "bf16|f32", "of activations and weights (default bf16 where the machine has it)"),    \
         TEXT("device", device, "auto|cpu|cuda", "where the kernels run (default auto)")
 #define ADAPTER(doc) TEXT("adapter", adapter, "DIR", doc)
-#define END                                                                                                  \
-    {                                                                                                        \
-        .name = NULL                                                                                         \
+#define END                                                                                                            \
+    {                                                                                                                  \
+        .name = NULL                                                                                                   \
     }
 
 // ---- options ----------------------------------------------------------------------------------------------
@@ -52,20 +51,17 @@ static const CliOption generate_options[] = {
     TEXT("system", system, "TEXT", "system message of --prompt and --chat"),
     FLAG("raw", raw, "continue the prompt as it is, without the chat template"),
     RANGE(CLI_INT, "max-new", max_new, "N", 1, 1 << 20, "most tokens to generate (default 256)"),
-    RANGE(CLI_REAL, "temperature", temperature, "T", 0, 100,
-          "0 takes the likeliest token each time (default 0)"),
+    RANGE(CLI_REAL, "temperature", temperature, "T", 0, 100, "0 takes the likeliest token each time (default 0)"),
     RANGE(CLI_REAL, "top-p", top_p, "P", 1e-6, 1,
           "sample from the likeliest tokens that together have probability P (default 1)"),
-    RANGE(CLI_INT, "top-k", top_k, "K", 0, INT_MAX,
-          "sample from the K likeliest tokens; 0: from all (default 0)"),
+    RANGE(CLI_INT, "top-k", top_k, "K", 0, INT_MAX, "sample from the K likeliest tokens; 0: from all (default 0)"),
     VALUE(CLI_SEED, "seed", seed, "S", "of sampling (default 1)"),
     ON_MODEL,
     END,
 };
 static const CliOption plan_options[] = {
     RANGE(CLI_INT, "ranks", ranks, "N", 1, 1 << 20, "how many ranks to plan for (default 1)"),
-    VALUE(CLI_BYTES, "memory", memory_bytes, "SIZE",
-          "of a rank's machine, such as 16G (default: this machine's)"),
+    VALUE(CLI_BYTES, "memory", memory_bytes, "SIZE", "of a rank's machine, such as 16G (default: this machine's)"),
     FLAG("json", json, "print JSON"),
     END,
 };
@@ -77,8 +73,7 @@ static const CliOption tokenize_options[] = {
     END,
 };
 static const CliOption data_options[] = {
-    RANGE(CLI_INT, "show", show, "N", 0, 1 << 20,
-          "samples to print, with the trained tokens marked (default 0)"),
+    RANGE(CLI_INT, "show", show, "N", 0, 1 << 20, "samples to print, with the trained tokens marked (default 0)"),
     END,
 };
 static const CliOption convert_options[] = {
@@ -104,10 +99,8 @@ static int check_generate(const Cli *c)
     int ways = (c->prompt != NULL) + (c->data != NULL) + c->chat;
     if (ways != 1)
         return fail(E_INPUT, place, "give one of --prompt TEXT, --data F.jsonl --out G.jsonl, --chat",
-                    ways ? "--prompt, --data and --chat exclude each other"
-                         : "attune generate needs a prompt");
-    if (c->out && !c->data)
-        return fail(E_INPUT, place, "remove --out, or give --data", "--out goes with --data only");
+                    ways ? "--prompt, --data and --chat exclude each other" : "attune generate needs a prompt");
+    if (c->out && !c->data) return fail(E_INPUT, place, "remove --out, or give --data", "--out goes with --data only");
     if (c->raw && c->chat) return fail(E_INPUT, place, "use --prompt with --raw", "--chat cannot be --raw");
     return c->data ? check_files(c) : OK;
 }
@@ -185,8 +178,7 @@ static int verb_generate(Comm *world, const Cli *c)
 static int verb_plan(Comm *world, const Cli *c)
 {
     (void)world;
-    PlanArgs p = {
-        .train = recipe_args(c), .ranks = c->ranks, .memory_bytes = c->memory_bytes, .json = c->json};
+    PlanArgs p = {.train = recipe_args(c), .ranks = c->ranks, .memory_bytes = c->memory_bytes, .json = c->json};
     return run_plan(&p);
 }
 
@@ -251,10 +243,9 @@ static int verb_completions(Comm *world, const Cli *c)
 
 #define RECIPE "RECIPE [section.key=value ...]"
 const Verb verbs[] = {
-    {"train", RECIPE, "run what the recipe describes", train_options, 1, INT_MAX, .world = true,
-     .binds = true, .run = verb_train},
-    {"eval", RECIPE, "metrics on data.test", eval_options, 1, INT_MAX, .world = true, .binds = true,
-     .run = verb_eval},
+    {"train", RECIPE, "run what the recipe describes", train_options, 1, INT_MAX, .world = true, .binds = true,
+     .run = verb_train},
+    {"eval", RECIPE, "metrics on data.test", eval_options, 1, INT_MAX, .world = true, .binds = true, .run = verb_eval},
     {"score", "MODEL", "log-probabilities of given tokens", score_options, 1, 1, .world = true, .binds = true,
      .check = check_files, .run = verb_score},
     {"generate", "MODEL", "text from a prompt, for a file of prompts, or in a chat", generate_options, 1, 1,
@@ -262,18 +253,16 @@ const Verb verbs[] = {
     {"plan", RECIPE, "what a run will need, without running it", plan_options, 1, INT_MAX, .run = verb_plan},
     {"tokenize", "MODEL", "token ids as the model sees them", tokenize_options, 1, 1, .check = check_files,
      .run = verb_tokenize},
-    {"data", RECIPE, "what the model will see of the data, and what is wrong with it", data_options, 1,
-     INT_MAX, .run = verb_data},
-    {"convert", "SRC DST", "between Hugging Face, GGUF, PEFT and checkpoints; merge an adapter",
-     convert_options, 2, 2, .run = verb_convert},
-    {"inspect", "PATH", "what a model, adapter, dataset or checkpoint is; verify a checkpoint",
-     inspect_options, 1, 1, .run = verb_inspect},
-    {"doctor", "", "this machine: what attune uses, what is missing", NULL, 0, 0, .world = true,
-     .run = verb_doctor},
-    {"help", "[VERB|recipe]", "this list, a verb's options, or every option of a recipe", NULL, 0, 1,
-     .run = verb_help},
+    {"data", RECIPE, "what the model will see of the data, and what is wrong with it", data_options, 1, INT_MAX,
+     .run = verb_data},
+    {"convert", "SRC DST", "between Hugging Face, GGUF, PEFT and checkpoints; merge an adapter", convert_options, 2, 2,
+     .run = verb_convert},
+    {"inspect", "PATH", "what a model, adapter, dataset or checkpoint is; verify a checkpoint", inspect_options, 1, 1,
+     .run = verb_inspect},
+    {"doctor", "", "this machine: what attune uses, what is missing", NULL, 0, 0, .world = true, .run = verb_doctor},
+    {"help", "[VERB|recipe]", "this list, a verb's options, or every option of a recipe", NULL, 0, 1, .run = verb_help},
     {"version", "", "the version", NULL, 0, 0, .hidden = true, .run = verb_version},
-    {"completions", "bash", "shell completion, for `source <(attune completions bash)`", NULL, 1, 1,
-     .hidden = true, .check = check_completions, .run = verb_completions},
+    {"completions", "bash", "shell completion, for `source <(attune completions bash)`", NULL, 1, 1, .hidden = true,
+     .check = check_completions, .run = verb_completions},
 };
 const int n_verbs = COUNT_OF(verbs);

@@ -50,9 +50,7 @@ static void tell(int status)
 static int flush_output(void)
 {
     if (fflush(stdout) == 0 && !ferror(stdout)) return OK;
-    return errno == EPIPE
-               ? OK
-               : fail_errno("standard output", "cannot write"); // `attune ... | head` is no failure
+    return errno == EPIPE ? OK : fail_errno("standard output", "cannot write"); // `attune ... | head` is no failure
 }
 
 int main(int argc, char **argv)

@@ -28,31 +28,29 @@ static void add_option(Option o)
 static void build_table(void)
 {
     static Recipe layout; // only its addresses are used
-#define TOP_BEGIN                                                                                            \
-    {                                                                                                        \
-        const char *in = "";                                                                                 \
+#define TOP_BEGIN                                                                                                      \
+    {                                                                                                                  \
+        const char *in = "";                                                                                           \
         Recipe *at = &layout;
 #define TOP_END }
-#define SECTION_BEGIN(name)                                                                                  \
-    {                                                                                                        \
-        const char *in = #name;                                                                              \
+#define SECTION_BEGIN(name)                                                                                            \
+    {                                                                                                                  \
+        const char *in = #name;                                                                                        \
         __typeof__(layout.name) *at = &layout.name;
 #define SECTION_END(name) }
-#define ROW(key_, type_, ...)                                                                                \
-    add_option((Option){.section = in,                                                                       \
-                        .key = #key_,                                                                        \
-                        .type = type_,                                                                       \
-                        .offset = (size_t)((char *)&at->key_ - (char *)&layout),                             \
+#define ROW(key_, type_, ...)                                                                                          \
+    add_option((Option){.section = in,                                                                                 \
+                        .key = #key_,                                                                                  \
+                        .type = type_,                                                                                 \
+                        .offset = (size_t)((char *)&at->key_ - (char *)&layout),                                       \
                         __VA_ARGS__});
-#define OPT_STR(key, def, doc)         ROW(key, TYPE_STR, .text = def, .help = doc)
-#define OPT_CHOICE(key, def, set, doc) ROW(key, TYPE_CHOICE, .text = def, .choices = set, .help = doc)
-#define OPT_INT(key, def, low, high, doc)                                                                    \
-    ROW(key, TYPE_INT, .i = def, .i_min = low, .i_max = high, .help = doc)
-#define OPT_FLOAT(key, def, low, high, doc)                                                                  \
-    ROW(key, TYPE_FLOAT, .f = def, .f_min = low, .f_max = high, .help = doc)
-#define OPT_BOOL(key, def, doc) ROW(key, TYPE_BOOL, .b = def, .help = doc)
-#define OPT_LIST(key, def, doc) ROW(key, TYPE_LIST, .text = def, .help = doc)
-#define OPT_MAP(key, def, doc)  ROW(key, TYPE_MAP, .text = def, .help = doc)
+#define OPT_STR(key, def, doc)              ROW(key, TYPE_STR, .text = def, .help = doc)
+#define OPT_CHOICE(key, def, set, doc)      ROW(key, TYPE_CHOICE, .text = def, .choices = set, .help = doc)
+#define OPT_INT(key, def, low, high, doc)   ROW(key, TYPE_INT, .i = def, .i_min = low, .i_max = high, .help = doc)
+#define OPT_FLOAT(key, def, low, high, doc) ROW(key, TYPE_FLOAT, .f = def, .f_min = low, .f_max = high, .help = doc)
+#define OPT_BOOL(key, def, doc)             ROW(key, TYPE_BOOL, .b = def, .help = doc)
+#define OPT_LIST(key, def, doc)             ROW(key, TYPE_LIST, .text = def, .help = doc)
+#define OPT_MAP(key, def, doc)              ROW(key, TYPE_MAP, .text = def, .help = doc)
 #include "config/recipe.def"
 }
 
@@ -225,19 +223,17 @@ static int read_int(const Option *o, const Scalar *s, const char *place, int64_t
     }
     if (fits && *out >= o->i_min && *out <= o->i_max) return OK;
     if (o->i_min == o->i_max)
-        return fail(E_INPUT, place, NULL, "%s: this build only has %lld, not %s", o->name,
-                    (long long)o->i_min, s->text);
-    if (o->i_max == INT64_MAX)
-        return fail(E_INPUT, place, NULL, "%s is at least %lld, not %s", o->name, (long long)o->i_min,
+        return fail(E_INPUT, place, NULL, "%s: this build only has %lld, not %s", o->name, (long long)o->i_min,
                     s->text);
-    return fail(E_INPUT, place, NULL, "%s is a number from %lld to %lld, not %s", o->name,
-                (long long)o->i_min, (long long)o->i_max, s->text);
+    if (o->i_max == INT64_MAX)
+        return fail(E_INPUT, place, NULL, "%s is at least %lld, not %s", o->name, (long long)o->i_min, s->text);
+    return fail(E_INPUT, place, NULL, "%s is a number from %lld to %lld, not %s", o->name, (long long)o->i_min,
+                (long long)o->i_max, s->text);
 }
 
 static int read_float(const Option *o, const Scalar *s, const char *place, double *out)
 {
-    static const char *const not_finite[] = {".inf",  ".Inf", ".INF", "+.inf",
-                                             "-.inf", ".nan", ".NaN", ".NAN"};
+    static const char *const not_finite[] = {".inf", ".Inf", ".INF", "+.inf", "-.inf", ".nan", ".NaN", ".NAN"};
     bool special = s->plain && word_of(s->text, not_finite, COUNT_OF(not_finite));
     if (!special && !(s->plain && number_kind(s->text))) return not_a_number(o, s, place);
     bool based = s->text[0] == '0' && (s->text[1] == 'x' || s->text[1] == 'o');
@@ -245,16 +241,14 @@ static int read_float(const Option *o, const Scalar *s, const char *place, doubl
            : based ? (double)strtoull(s->text + 2, NULL, s->text[1] == 'x' ? 16 : 8)
                    : strtod(s->text, NULL);
     if (*out >= o->f_min && *out <= o->f_max) return OK;
-    return fail(E_INPUT, place, NULL, "%s is a number from %g to %g, not %s", o->name, o->f_min, o->f_max,
-                s->text);
+    return fail(E_INPUT, place, NULL, "%s is a number from %g to %g, not %s", o->name, o->f_min, o->f_max, s->text);
 }
 
 static int read_bool(const Option *o, const Scalar *s, const char *place, bool *out)
 {
     static const char *const words[] = {"true", "True", "TRUE", "false", "False", "FALSE"};
     if (!s->plain || !word_of(s->text, words, COUNT_OF(words)))
-        return fail(E_INPUT, place, "write true or false", "%s is true or false, not \"%s\"", o->name,
-                    s->text);
+        return fail(E_INPUT, place, "write true or false", "%s is true or false, not \"%s\"", o->name, s->text);
     *out = tolower((unsigned char)s->text[0]) == 't';
     return OK;
 }
@@ -272,8 +266,7 @@ static int read_choice(const Option *o, const Scalar *s, const char *place, cons
         }
         c += len + (c[len] == '|');
     }
-    return fail(E_INPUT, place, choice_hint(o->choices, text), "%s: this build does not know \"%s\"", o->name,
-                text);
+    return fail(E_INPUT, place, choice_hint(o->choices, text), "%s: this build does not know \"%s\"", o->name, text);
 }
 
 static int read_list(Recipe *r, const Option *o, const Value *v, const char *place, RecipeList *out)
@@ -292,11 +285,10 @@ static int read_list(Recipe *r, const Option *o, const Value *v, const char *pla
 static int read_map(Recipe *r, const Option *o, const Value *v, const char *place, RecipeMap *out)
 {
     if (v->kind == VALUE_SCALAR && !scalar_is_null(&v->item[0]))
-        return fail(E_INPUT, place, tmpf("%s: {name: value, ...}", o->key), "%s takes pairs, not \"%s\"",
-                    o->name, v->item[0].text);
+        return fail(E_INPUT, place, tmpf("%s: {name: value, ...}", o->key), "%s takes pairs, not \"%s\"", o->name,
+                    v->item[0].text);
     int n = v->kind == VALUE_MAP ? v->n : 0;
-    const char **key = keep_bytes(r, (size_t)n * sizeof *key),
-               **value = keep_bytes(r, (size_t)n * sizeof *value);
+    const char **key = keep_bytes(r, (size_t)n * sizeof *key), **value = keep_bytes(r, (size_t)n * sizeof *value);
     for (int i = 0; i < n; i++) {
         if (!*v->key[i].text) return fail(E_INPUT, place, NULL, "%s: pair %d has no name", o->name, i + 1);
         for (int j = 0; j < i; j++)
@@ -352,9 +344,7 @@ static void set_defaults(Recipe *r)
         case TYPE_INT: *(int64_t *)to = o->i; break;
         case TYPE_FLOAT: *(double *)to = o->f; break;
         case TYPE_BOOL: *(bool *)to = o->b; break;
-        case TYPE_LIST:
-            *(RecipeList *)to = (RecipeList){.item = (const char **)&o->text, .n = *o->text != 0};
-            break;
+        case TYPE_LIST: *(RecipeList *)to = (RecipeList){.item = (const char **)&o->text, .n = *o->text != 0}; break;
         case TYPE_MAP: *(RecipeMap *)to = (RecipeMap){.n = 0}; break;
         }
     }
@@ -375,19 +365,16 @@ static int override_value(Recipe *r, const Option *o, const char *text, Value *v
 static int apply_override(Recipe *r, const char *given)
 {
     static const char place[] = "command line";
-    if (!utf8_valid(given, strlen(given), NULL))
-        return fail(E_INPUT, place, NULL, "an override is not valid UTF-8");
+    if (!utf8_valid(given, strlen(given), NULL)) return fail(E_INPUT, place, NULL, "an override is not valid UTF-8");
     const char *equals = strchr(given, '=');
     if (!equals || equals == given)
-        return fail(E_INPUT, place, "overrides are section.key=value or key=value",
-                    "\"%s\" is not an override", given);
+        return fail(E_INPUT, place, "overrides are section.key=value or key=value", "\"%s\" is not an override", given);
     char *name = recipe_keep(r, given, (size_t)(equals - given));
     char *dot = strchr(name, '.'), *key = dot ? dot + 1 : name;
     const char *section = dot ? recipe_keep(r, name, (size_t)(dot - name)) : "";
     const Option *o = option_find(section, key);
     if (!o && !dot && section_exists(name))
-        return fail(E_INPUT, place, tmpf("%s.KEY=VALUE sets one of its options", name), "%s is a section",
-                    name);
+        return fail(E_INPUT, place, tmpf("%s.KEY=VALUE sets one of its options", name), "%s is a section", name);
     if (!o) return fail(E_INPUT, place, option_hint(section, key), "unknown option %s", name);
     Value v;
     TRY(override_value(r, o, recipe_keep(r, equals + 1, strlen(equals + 1)), &v));
@@ -471,8 +458,7 @@ int recipe_parse(Recipe *out, const char *yaml, size_t bytes, const char *file, 
     out->file = file ? recipe_keep(out, file, strlen(file)) : "";
     set_defaults(out);
     if (bytes > MAX_RECIPE_BYTES)
-        TRY_DONE(
-            fail(E_INPUT, out->file, NULL, "%zu bytes; a recipe has at most %d", bytes, MAX_RECIPE_BYTES));
+        TRY_DONE(fail(E_INPUT, out->file, NULL, "%zu bytes; a recipe has at most %d", bytes, MAX_RECIPE_BYTES));
     if (bytes) TRY_DONE(yaml_read_recipe(out, yaml, bytes));
     for (int i = 0; i < n; i++) TRY_DONE(apply_override(out, overrides[i]));
     TRY_DONE(recipe_check(out));

@@ -54,8 +54,7 @@ static const char *known_elsewhere(const char *key)
 {
     char lower[64];
     size_t n = 0;
-    for (; key[n] && n < sizeof lower - 1; n++)
-        lower[n] = key[n] == '-' ? '_' : (char)tolower((unsigned char)key[n]);
+    for (; key[n] && n < sizeof lower - 1; n++) lower[n] = key[n] == '-' ? '_' : (char)tolower((unsigned char)key[n]);
     lower[n] = 0;
     for (size_t i = 0; i < COUNT_OF(other_names); i++)
         if (streq(other_names[i][0], lower)) return other_names[i][1];
@@ -87,8 +86,7 @@ static void list_keys(const char *section, Buf *b)
     const char *sep = "", *last = "";
     for (int i = 0; i < n; i++) {
         bool key = streq(o[i].section, section);
-        bool opens =
-            !*section && *o[i].section && !streq(o[i].section, last); // at the top level, sections by name
+        bool opens = !*section && *o[i].section && !streq(o[i].section, last); // at the top level, sections by name
         last = o[i].section;
         if (!key && !opens) continue;
         buf_printf(b, "%s%s%s", sep, key ? o[i].key : o[i].section, key ? "" : ":");

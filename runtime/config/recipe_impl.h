@@ -3,15 +3,7 @@
 #pragma once
 #include "config/recipe.h"
 
-typedef enum OptionType {
-    TYPE_STR,
-    TYPE_CHOICE,
-    TYPE_INT,
-    TYPE_FLOAT,
-    TYPE_BOOL,
-    TYPE_LIST,
-    TYPE_MAP
-} OptionType;
+typedef enum OptionType { TYPE_STR, TYPE_CHOICE, TYPE_INT, TYPE_FLOAT, TYPE_BOOL, TYPE_LIST, TYPE_MAP } OptionType;
 
 typedef struct Option {
     const char *section, *key; // section "" at the top level

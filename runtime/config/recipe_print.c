@@ -10,10 +10,9 @@
 // Text that every YAML reader, 1.1 ones included, takes as this text without quotes.
 static bool plain_safe(const char *s)
 {
-    static const char *const words[] = {"null", "true", "false", "yes", "no", "on",
-                                        "off",  "y",    "n",     "nan", "inf"};
-    bool start = isalpha((unsigned char)*s) || *s == '/' || *s == '_' || strncmp(s, "./", 2) == 0 ||
-                 strncmp(s, "../", 3) == 0;
+    static const char *const words[] = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"};
+    bool start =
+        isalpha((unsigned char)*s) || *s == '/' || *s == '_' || strncmp(s, "./", 2) == 0 || strncmp(s, "../", 3) == 0;
     if (!start) return false;
     for (const char *c = s; *c; c++)
         if (!isalnum((unsigned char)*c) && !strchr("_./-", *c)) return false;
@@ -179,10 +178,8 @@ void recipe_help(Buf *out)
     int n;
     const Option *o = option_table(&n);
     const char *section = NULL;
-    buf_puts(
-        out,
-        "A recipe is a YAML file of the options below, with sections one level deep. On the command line,\n"
-        "section.key=value sets one of them: attune train RECIPE train.lr=1e-4 output=runs/second\n");
+    buf_puts(out, "A recipe is a YAML file of the options below, with sections one level deep. On the command line,\n"
+                  "section.key=value sets one of them: attune train RECIPE train.lr=1e-4 output=runs/second\n");
     for (int i = 0; i < n; i++) {
         if (!section || !streq(o[i].section, section)) {
             section = o[i].section;

@@ -30,19 +30,18 @@ static int syntax_error(const Reader *y)
     const yaml_parser_t *p = &y->parser;
     const char *problem = p->problem ? p->problem : "not YAML";
     if (p->error == YAML_READER_ERROR)
-        return fail(E_INPUT, line_place(y->r, y->cli ? LINE_CLI : 0), "recipes are UTF-8 text",
-                    "byte %zu: %s", p->problem_offset, problem);
+        return fail(E_INPUT, line_place(y->r, y->cli ? LINE_CLI : 0), "recipes are UTF-8 text", "byte %zu: %s",
+                    p->problem_offset, problem);
     const char *hint = NULL;
     if (strstr(problem, "cannot start any token"))
         hint = "indent with spaces, not tabs; quote values that start with @, ` or %";
     else if (strstr(problem, "mapping values are not allowed"))
         hint = "quote values that contain `: `, and check the indentation";
-    else if (strstr(problem, "expected key") || strstr(problem, "block mapping") ||
-             strstr(problem, "expected ':'"))
+    else if (strstr(problem, "expected key") || strstr(problem, "block mapping") || strstr(problem, "expected ':'"))
         hint = "every line is `key: value`; check the indentation and the colon";
     const char *context = p->context ? p->context : "";
-    return fail(E_INPUT, line_place(y->r, y->cli ? LINE_CLI : (int)p->problem_mark.line + 1), hint, "%s%s%s",
-                problem, *context ? ", " : "", context);
+    return fail(E_INPUT, line_place(y->r, y->cli ? LINE_CLI : (int)p->problem_mark.line + 1), hint, "%s%s%s", problem,
+                *context ? ", " : "", context);
 }
 
 // What only a generator or an attacker would put into a recipe.
@@ -51,22 +50,15 @@ static int refuse_indirection(const Reader *y)
     const yaml_event_t *e = &y->event;
     const yaml_char_t *anchor = NULL, *tag = NULL;
     switch (e->type) {
-    case YAML_ALIAS_EVENT:
-        return fail(E_INPUT, event_place(y), "write the value out", "aliases (*name) are not read");
+    case YAML_ALIAS_EVENT: return fail(E_INPUT, event_place(y), "write the value out", "aliases (*name) are not read");
     case YAML_SCALAR_EVENT: anchor = e->data.scalar.anchor, tag = e->data.scalar.tag; break;
-    case YAML_SEQUENCE_START_EVENT:
-        anchor = e->data.sequence_start.anchor, tag = e->data.sequence_start.tag;
-        break;
-    case YAML_MAPPING_START_EVENT:
-        anchor = e->data.mapping_start.anchor, tag = e->data.mapping_start.tag;
-        break;
+    case YAML_SEQUENCE_START_EVENT: anchor = e->data.sequence_start.anchor, tag = e->data.sequence_start.tag; break;
+    case YAML_MAPPING_START_EVENT: anchor = e->data.mapping_start.anchor, tag = e->data.mapping_start.tag; break;
     default: break;
     }
     if (anchor)
-        return fail(E_INPUT, event_place(y), "write the value out", "anchors (&%s) are not read",
-                    (const char *)anchor);
-    if (tag)
-        return fail(E_INPUT, event_place(y), "remove the tag", "tags (%s) are not read", (const char *)tag);
+        return fail(E_INPUT, event_place(y), "write the value out", "anchors (&%s) are not read", (const char *)anchor);
+    if (tag) return fail(E_INPUT, event_place(y), "remove the tag", "tags (%s) are not read", (const char *)tag);
     return OK;
 }
 
@@ -133,8 +125,7 @@ static int unknown_key(const Reader *y, const char *section, const char *key, in
             return fail(E_INPUT, place, tmpf("in a recipe, write `%s:` indented under `%s:`", dot + 1, of),
                         "unknown key %s", key);
     }
-    return fail(E_INPUT, place, option_hint(section, key), "unknown key %s%s%s", section, *section ? "." : "",
-                key);
+    return fail(E_INPUT, place, option_hint(section, key), "unknown key %s%s%s", section, *section ? "." : "", key);
 }
 
 static int read_option(Reader *y, const char *section, const char *key, int line)
@@ -143,8 +134,8 @@ static int read_option(Reader *y, const char *section, const char *key, int line
     if (!o) return unknown_key(y, section, key, line);
     int before = option_line(y->r, o);
     if (before)
-        return fail(E_INPUT, line_place(y->r, line), "keep one of the two",
-                    "%s is given twice, first in line %d", o->name, before);
+        return fail(E_INPUT, line_place(y->r, line), "keep one of the two", "%s is given twice, first in line %d",
+                    o->name, before);
     TRY(next_event(y));
     TRY(read_value(y));
     return option_set(y->r, o, &y->value, line);
@@ -178,8 +169,7 @@ static int read_mapping(Reader *y, const char *section)
         TRY(next_event(y));
         if (y->event.type == YAML_MAPPING_END_EVENT) return OK;
         int line = event_line(y);
-        if (y->event.type != YAML_SCALAR_EVENT)
-            return fail(E_INPUT, event_place(y), NULL, "a key is not a plain word");
+        if (y->event.type != YAML_SCALAR_EVENT) return fail(E_INPUT, event_place(y), NULL, "a key is not a plain word");
         Scalar key = {0};
         TRY(take_scalar(y, &key));
         if (!*section && section_exists(key.text))
@@ -200,8 +190,7 @@ static int read_document(Reader *y)
     } else if (y->event.type == YAML_MAPPING_START_EVENT) {
         TRY(read_mapping(y, ""));
     } else {
-        return fail(E_INPUT, event_place(y), "model: PATH, and so on",
-                    "a recipe is made of `key: value` lines");
+        return fail(E_INPUT, event_place(y), "model: PATH, and so on", "a recipe is made of `key: value` lines");
     }
     TRY(next_event(y)); // document end
     TRY(next_event(y));

@@ -39,14 +39,13 @@ static const Bad bad[] = {
     {"modle: m\n", "", "r.yaml:1", "unknown key modle", "did you mean model?"},
     {"model: m\nlroa: {rank: 1}\n", "", "r.yaml:2", "unknown key lroa", "did you mean the section lora?"},
     {"model: m\nevery: 1\n", "", "r.yaml:2", "unknown key every", "checkpoint.every or eval.every"},
-    {"model: m\ntrain.lr: 1\n", "", "r.yaml:2", "unknown key train.lr",
-     "write `lr:` indented under `train:`"},
+    {"model: m\ntrain.lr: 1\n", "", "r.yaml:2", "unknown key train.lr", "write `lr:` indented under `train:`"},
     {"model: m\nlearning_rate: 1\n", "", "r.yaml:2", "unknown key", "here it is train.lr"},
     {"model: m\nxyzzyplugh: 1\n", "", "r.yaml:2", "unknown key", "known keys: model, adapter"},
     {"model: m\nlora:\n  xyzzyplugh: 1\n", "", "r.yaml:3", "unknown key", "known in lora: rank, alpha"},
     {"model: m\nseed: 1\nseed: 2\n", "", "r.yaml:3", "seed is given twice, first in line 2", ""},
-    {"model: m\nlora: {rank: 1}\ntrain: {lr: 1}\nlora: {alpha: 1}\n", "", "r.yaml:4",
-     "section lora is given twice", ""},
+    {"model: m\nlora: {rank: 1}\ntrain: {lr: 1}\nlora: {alpha: 1}\n", "", "r.yaml:4", "section lora is given twice",
+     ""},
     {"model: m\nlora: 3\n", "", "r.yaml:2", "lora is a section", "indented below `lora:`"},
     {"model: m\nlora: [3]\n", "", "r.yaml:2", "lora is a section", ""},
     {"model: m\n? [a]\n: b\n", "", "r.yaml:2", "a key is not a plain word", ""},
@@ -67,13 +66,10 @@ static const Bad bad[] = {
     {"model: m\ntrain: {lr: -1e-5}\n", "", "r.yaml:2", "train.lr is a number from 0 to 1000", ""},
     {"model: m\ntrain: {lr: .}\n", "", "r.yaml:2", "train.lr takes a number", ""},
     {"model: m\ntrain: {lr: 1e-5x}\n", "", "r.yaml:2", "train.lr takes a number", ""},
-    {"model: m\nparallel: {tensor: 2}\n", "", "r.yaml:2", "parallel.tensor: this build only has 1, not 2",
-     ""},
+    {"model: m\nparallel: {tensor: 2}\n", "", "r.yaml:2", "parallel.tensor: this build only has 1, not 2", ""},
     // other values
-    {"model: m\ndeterministic: yes\n", "", "r.yaml:2", "deterministic is true or false, not \"yes\"",
-     "true or false"},
-    {"model: m\nmethod: loar\n", "", "r.yaml:2", "method: this build does not know \"loar\"",
-     "did you mean lora?"},
+    {"model: m\ndeterministic: yes\n", "", "r.yaml:2", "deterministic is true or false, not \"yes\"", "true or false"},
+    {"model: m\nmethod: loar\n", "", "r.yaml:2", "method: this build does not know \"loar\"", "did you mean lora?"},
     {"model: m\nobjective: dpo\n", "", "r.yaml:2", "objective: this build does not know \"dpo\"",
      "it knows sft, pretrain"},
     {"model: m\nmethod: lor\n", "", "r.yaml:2", "does not know \"lor\"", "did you mean lora?"},
@@ -105,25 +101,20 @@ static const Bad bad[] = {
     {"model: m\n", "=1", "command line", "\"=1\" is not an override", ""},
     {"model: m\n", "train.lr=fast", "command line", "train.lr takes a number, not \"fast\"", ""},
     {"model: m\n", "lora.targets=[a", "command line", "", ""},
-    {"model: m\n", "lora.targets=q_proj,v_proj", "command line", "is not a module's name",
-     "[q_proj, v_proj]"},
+    {"model: m\n", "lora.targets=q_proj,v_proj", "command line", "is not a module's name", "[q_proj, v_proj]"},
     {"model: m\n", "output=\xff", "command line", "not valid UTF-8", ""},
     // checks over several options
     {"", "", "r.yaml", "model is not set", "model: HF directory"},
     {"model:\n", "", "r.yaml:1", "model is not set", ""},
     {"model: m\noutput: ''\n", "", "r.yaml:2", "output is not set", ""},
-    {"model: m\nlora: {targets: []}\n", "", "r.yaml:2", "lora.targets is not set, and method lora needs it",
-     ""},
+    {"model: m\nlora: {targets: []}\n", "", "r.yaml:2", "lora.targets is not set, and method lora needs it", ""},
     {"model: m\nmethod: freeze\n", "", "r.yaml", "freeze.train is not set, and method freeze needs it", ""},
     {"model: m\ntrain: {steps: 0, epochs: 0}\n", "", "r.yaml:2", "nothing would be trained", ""},
     {"model: m\ntrain: {beta2: 1}\n", "", "r.yaml:2", "below 1", ""},
-    {"model: m\ntrack: {wandb: online}\n", "", "r.yaml:2", "track.wandb: this build has no trackers",
-     "metrics.jsonl"},
+    {"model: m\ntrack: {wandb: online}\n", "", "r.yaml:2", "track.wandb: this build has no trackers", "metrics.jsonl"},
     {"model: m\ntrack: {mlflow: http://x}\n", "", "r.yaml:2", "track.mlflow: this build has no trackers", ""},
-    {"model: m\n", "track.tensorboard=true", "command line", "track.tensorboard: this build has no trackers",
-     ""},
-    {"model: m\neval: {metrics: [loss, bleu]}\n", "", "r.yaml:2", "does not know \"bleu\"",
-     "it knows loss, rouge"},
+    {"model: m\n", "track.tensorboard=true", "command line", "track.tensorboard: this build has no trackers", ""},
+    {"model: m\neval: {metrics: [loss, bleu]}\n", "", "r.yaml:2", "does not know \"bleu\"", "it knows loss, rouge"},
     {"model: m\nobjective: pretrain\ndata: {loss_on: completion}\n", "", "r.yaml:3", "contradicts", ""},
 };
 
@@ -137,8 +128,8 @@ static void test_refused(void **state)
         bool right = status == E_INPUT && streq(e->place, bad[i].place) && strstr(e->what, bad[i].what) &&
                      strstr(e->hint, bad[i].hint);
         if (!right)
-            fail_msg("%s + %s: status %d, \"%s: %s\", hint \"%s\"", bad[i].yaml, bad[i].overrides, status,
-                     e->place, e->what, e->hint);
+            fail_msg("%s + %s: status %d, \"%s: %s\", hint \"%s\"", bad[i].yaml, bad[i].overrides, status, e->place,
+                     e->what, e->hint);
         assert_null(r.memory);
     }
 }
@@ -150,9 +141,8 @@ static void test_numbers(void **state)
     static const struct {
         const char *text;
         double lr;
-    } reals[] = {{"1e-5", 1e-5}, {"1E-4", 1e-4}, {"2.0e-4", 2.0e-4}, {".5", .5},
-                 {"5.", 5},      {"+1e+2", 100}, {"0", 0},           {"007", 7},
-                 {"0x10", 16},   {"0o17", 15},   {"1e-300", 1e-300}};
+    } reals[] = {{"1e-5", 1e-5}, {"1E-4", 1e-4}, {"2.0e-4", 2.0e-4}, {".5", .5},   {"5.", 5},         {"+1e+2", 100},
+                 {"0", 0},       {"007", 7},     {"0x10", 16},       {"0o17", 15}, {"1e-300", 1e-300}};
     for (size_t i = 0; i < COUNT_OF(reals); i++) {
         Recipe r;
         must_parse(&r, "model: m", tmpf("train.lr=%s", reals[i].text));
