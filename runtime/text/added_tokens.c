@@ -145,14 +145,13 @@ int added_cut(const Tokenizer *t, const Trie *trie, RegexMatch *m, const char *s
 }
 
 // ---- the list -------------------------------------------------------------------------------------------------------
-int added_put(Tokenizer *t, const AddedToken *a)
+void added_put(Tokenizer *t, const AddedToken *a)
 {
     if (t->n_added == t->cap_added) {
         t->cap_added = MAX(64, t->cap_added * 2);
         t->added = xrealloc(t->added, (size_t)t->cap_added * sizeof *t->added);
     }
     t->added[t->n_added++] = *a;
-    return OK;
 }
 
 static int put_normalized(Tokenizer *t, int32_t i, const char *text, int32_t bytes, RegexMatch *m, TextBuf buf[2])

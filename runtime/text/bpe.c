@@ -50,6 +50,7 @@ int vocab_put(Vocab *v, int64_t id, const char *text, size_t bytes, bool in_mode
     if (bytes > TOKEN_BYTES_MAX)
         return fail(E_INPUT, place, NULL, "token %lld has %zu bytes, at most %d are read", (long long)id, bytes,
                     TOKEN_BYTES_MAX);
+    if (!utf8_valid(text, bytes, NULL)) return fail(E_INPUT, place, NULL, "token %lld is not UTF-8", (long long)id);
     if (in_model && v->used >= VOCAB_MAX) return fail(E_INPUT, place, NULL, "more than %d tokens", VOCAB_MAX);
     vocab_reserve(v, (int)id + 1);
     if (v->token[id].at != UINT32_MAX) return fail(E_INPUT, place, NULL, "token id %lld is given twice", (long long)id);
@@ -61,7 +62,7 @@ int vocab_put(Vocab *v, int64_t id, const char *text, size_t bytes, bool in_mode
     if (!in_model) return OK;
     if (!v->slot || (uint32_t)v->used * 2 >= v->mask) vocab_grow_table(v);
     uint32_t *slot = vocab_slot(v, text, bytes);
-    if (!*slot) *slot = (uint32_t)id + 1; // of two tokens with one text the first is found
+    *slot = (uint32_t)id + 1; // of two tokens with one text the last is found
     v->used++;
     return OK;
 }
@@ -86,18 +87,23 @@ static Merge *merge_slot(const Bpe *b, uint64_t pair)
     return &b->merge[i];
 }
 
-void bpe_merges_reserve(Bpe *b, size_t n)
+static void grow_merges(Bpe *b)
 {
-    uint64_t size = 16;
-    while (size < n * 2) size *= 2;
+    uint64_t old_size = b->merge ? b->merge_mask + 1 : 0, size = b->merge ? old_size * 4 : 4096;
+    Merge *old = b->merge;
     b->merge = xmalloc(size * sizeof *b->merge);
     b->merge_mask = size - 1;
     for (uint64_t i = 0; i < size; i++) b->merge[i].pair = UINT64_MAX;
+    for (uint64_t i = 0; i < old_size; i++)
+        if (old[i].pair != UINT64_MAX) *merge_slot(b, old[i].pair) = old[i];
+    free(old);
 }
 
 int bpe_put_merge(Bpe *b, const char *left, size_t left_bytes, const char *right, size_t right_bytes, const char *place)
 {
     char joined[2 * TOKEN_BYTES_MAX];
+    if (b->merges >= MERGES_MAX) return fail(E_INPUT, place, NULL, "more than %d merges", MERGES_MAX);
+    if ((uint64_t)b->merges * 2 >= b->merge_mask) grow_merges(b);
     int l = vocab_find(&b->vocab, left, left_bytes), r = vocab_find(&b->vocab, right, right_bytes), id = -1;
     if (l >= 0 && r >= 0) { // both are tokens: at most TOKEN_BYTES_MAX bytes each
         memcpy(joined, left, left_bytes);
@@ -141,7 +147,7 @@ int char_to_byte(uint32_t cp)
 
 void bpe_finish(Bpe *b)
 {
-    if (!b->merge) bpe_merges_reserve(b, 0);
+    if (!b->merge) grow_merges(b);
     for (int i = 0; i < 256; i++) {
         char text[8];
         int n = utf8_encode(byte_to_char((unsigned char)i), text);

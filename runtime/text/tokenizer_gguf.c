@@ -1,6 +1,7 @@
 // tokenizer_gguf: a Tokenizer from the keys tokenizer.ggml.* of a GGUF file. A GGUF file names its pre-tokenizer only; the
 // table below says what each name stands for in the Hugging Face tokenizer it was converted from (the names are those of
 // llama.cpp's converter).
+#include "text/json_scan.h"
 #include "text/tokenizer_impl.h"
 #include <stdlib.h>
 #include <string.h>
@@ -74,47 +75,61 @@ static bool read_flag(const Weights *gguf, const char *name, bool missing)
     return flag;
 }
 
-static int read_tokens(Tokenizer *t, const Weights *gguf, const char *place)
+// Calls take(ctx, i, text, bytes) for every string of the list under a key; *n: how many there are.
+typedef struct Strings {
+    Tokenizer *t;
+    json_t *types;
+    const char *place;
+} Strings;
+typedef int TakeString(Strings *ctx, int i, const char *text, size_t bytes);
+
+static int each_string(Strings *ctx, const Weights *gguf, const char *key, TakeString *take, int *n)
 {
-    json_t *tokens = read_key(gguf, "tokens"), *types = read_key(gguf, "token_type");
+    char *json = weights_meta_json(gguf, key);
+    JsonScan s = {.p = json, .end = json ? json + strlen(json) : NULL};
+    bool first = true;
     int status = OK;
-    size_t n = json_array_size(tokens);
-    if (n == 0) status = fail(E_INPUT, place, NULL, "no tokenizer.ggml.tokens: this file carries no tokenizer");
-    for (size_t i = 0; status == OK && i < n; i++) {
-        const json_t *text = json_array_get(tokens, i);
-        json_int_t type = json_integer_value(json_array_get(types, i));
-        if (!json_is_string(text)) {
-            status = fail(E_INPUT, place, NULL, "token %zu is no string", i);
-            break;
-        }
-        status = vocab_put(&t->bpe.vocab, (int64_t)i, json_string_value(text), json_string_length(text), true, place);
-        if (status < 0 || json_string_length(text) == 0 || (type != TYPE_CONTROL && type != TYPE_USER_DEFINED))
-            continue;
-        AddedToken a = {.id = (int)i, .special = type == TYPE_CONTROL, .normalized = type == TYPE_USER_DEFINED};
-        status = added_put(t, &a);
+    *n = 0;
+    if (!json) return OK;
+    if (!scan_take(&s, '[')) s.bad = true;
+    while (scan_more(&s, ']', &first)) {
+        const char *text;
+        size_t bytes;
+        if (scan_string(&s, &text, &bytes)) TRY_DONE(take(ctx, (*n)++, text, bytes));
     }
-    json_decref(tokens);
-    json_decref(types);
+    if (s.bad) status = fail(E_INPUT, ctx->place, NULL, "%s is no list of strings", key);
+done:
+    json_scan_free(&s);
+    free(json);
     return status;
 }
 
-static int read_merges(Bpe *b, const Weights *gguf, const char *place)
+static int take_token(Strings *ctx, int i, const char *text, size_t bytes)
 {
-    json_t *merges = read_key(gguf, "merges");
-    int status = OK;
-    size_t n = json_array_size(merges);
-    if (n > MERGES_MAX) status = fail(E_INPUT, place, NULL, "more than %d merges", MERGES_MAX);
-    if (status == OK) bpe_merges_reserve(b, n);
-    for (size_t i = 0; status == OK && i < n; i++) {
-        const json_t *m = json_array_get(merges, i);
-        const char *s = json_string_value(m), *space = s && *s ? strchr(s + 1, ' ') : NULL;
-        if (!space)
-            status = fail(E_INPUT, place, NULL, "merge %zu is no pair of tokens", i);
-        else
-            status = bpe_put_merge(b, s, (size_t)(space - s), space + 1,
-                                   json_string_length(m) - (size_t)(space + 1 - s), place);
-    }
-    json_decref(merges);
+    TRY(vocab_put(&ctx->t->bpe.vocab, i, text, bytes, true, ctx->place));
+    json_int_t type = json_integer_value(json_array_get(ctx->types, (size_t)i));
+    if (bytes == 0 || (type != TYPE_CONTROL && type != TYPE_USER_DEFINED)) return OK;
+    AddedToken a = {.id = i, .special = type == TYPE_CONTROL, .normalized = type == TYPE_USER_DEFINED};
+    added_put(ctx->t, &a);
+    return OK;
+}
+
+static int take_merge(Strings *ctx, int i, const char *text, size_t bytes)
+{
+    const char *space = bytes ? memchr(text + 1, ' ', bytes - 1) : NULL, *right = space ? space + 1 : NULL;
+    if (!space) return fail(E_INPUT, ctx->place, NULL, "merge %d is no pair of tokens", i);
+    return bpe_put_merge(&ctx->t->bpe, text, (size_t)(space - text), right, (size_t)(text + bytes - right), ctx->place);
+}
+
+static int read_lists(Tokenizer *t, const Weights *gguf, const char *place)
+{
+    Strings ctx = {t, read_key(gguf, "token_type"), place};
+    int tokens = 0, merges = 0, status = OK;
+    TRY_DONE(each_string(&ctx, gguf, "tokenizer.ggml.tokens", take_token, &tokens));
+    TRY_DONE(each_string(&ctx, gguf, "tokenizer.ggml.merges", take_merge, &merges));
+    if (tokens == 0) status = fail(E_INPUT, place, NULL, "no tokenizer.ggml.tokens: this file carries no tokenizer");
+done:
+    json_decref(ctx.types);
     return status;
 }
 
@@ -154,8 +169,7 @@ static int read_gguf(Tokenizer *t, const Weights *gguf, const char *place)
 {
     const GgufPre *pre = NULL;
     TRY(read_kind(gguf, place, &pre));
-    TRY(read_tokens(t, gguf, place));
-    TRY(read_merges(&t->bpe, gguf, place));
+    TRY(read_lists(t, gguf, place));
     TRY(read_steps(&t->normalizer, "normalizer", pre->normalizer, place));
     TRY(read_steps(&t->pre, "pre_tokenizer", pre->pre_tokenizer, place));
     TRY(read_steps(&t->decoder, "decoder", "{\"type\":\"ByteLevel\"}", place));

@@ -136,7 +136,6 @@ typedef struct Bpe {
     int32_t byte_id[256];     // byte_level: the token of each byte, or -1
     int32_t fallback_id[256]; // "<0xXX>", or -1
 } Bpe;
-void bpe_merges_reserve(Bpe *b, size_t n);
 // By id; E_INPUT when the joined text is no token. A pair given twice keeps the later rank.
 int bpe_put_merge(Bpe *b, const char *left, size_t left_bytes, const char *right, size_t right_bytes,
                   const char *place);
@@ -194,7 +193,7 @@ struct Tokenizer {
     int bos, eos, pad;
 };
 
-int added_put(Tokenizer *t, const AddedToken *a);
+void added_put(Tokenizer *t, const AddedToken *a);
 int added_finish(Tokenizer *t); // builds the tries
 int added_cut(const Tokenizer *t, const Trie *trie, RegexMatch *m, const char *s, int32_t bytes, Cuts *out);
 

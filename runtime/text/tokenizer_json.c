@@ -1,5 +1,6 @@
 // tokenizer_json: a Tokenizer from the text of a Hugging Face tokenizer.json. Truncation and padding settings in it are not
 // followed: transformers resets them for every call.
+#include "text/json_scan.h"
 #include "text/tokenizer_impl.h"
 #include "text/unicode.h"
 #include <stdlib.h>
@@ -226,41 +227,71 @@ int steps_from_json(Steps *out, const char *section, const json_t *spec, const c
 }
 
 // ---- model ----------------------------------------------------------------------------------------------------------
-static int read_vocab(Bpe *b, json_t *vocab, const char *place)
+static int bad_json(const char *place, const char *what)
+{
+    return fail(E_INPUT, place, NULL, "model.%s is not the JSON that a BPE tokenizer holds there", what);
+}
+
+static int read_vocab(Bpe *b, JsonRange range, const char *place)
+{
+    JsonScan s = {.p = range.begin, .end = range.end};
+    bool first = true;
+    int status = OK;
+    if (!range.begin || !scan_take(&s, '{')) return bad_json(place, "vocab");
+    while (scan_more(&s, '}', &first)) {
+        const char *text;
+        size_t bytes;
+        int64_t id;
+        if (!scan_string(&s, &text, &bytes) || !scan_take(&s, ':')) break;
+        // the text may stand in the scanner's buffer: it is copied before the next string is read
+        if (!scan_int(&s, &id)) break;
+        TRY_DONE(vocab_put(&b->vocab, id, text, bytes, true, place));
+    }
+    if (s.bad || s.p != s.end) status = bad_json(place, "vocab");
+done:
+    json_scan_free(&s);
+    return status;
+}
+
+// "left right"
+static int read_spaced_merge(Bpe *b, JsonScan *s, const char *place)
 {
     const char *text;
-    json_t *id;
-    if (!json_is_object(vocab)) return fail(E_INPUT, place, NULL, "model.vocab must be an object");
-    void *it = json_object_iter(vocab);
-    for (; it; it = json_object_iter_next(vocab, it)) {
-        text = json_object_iter_key(it);
-        id = json_object_iter_value(it);
-        if (!json_is_integer(id)) return fail(E_INPUT, place, NULL, "token \"%.100s\" has no integer id", text);
-        TRY(vocab_put(&b->vocab, json_integer_value(id), text, strlen(text), true, place));
-    }
-    return OK;
+    size_t bytes;
+    if (!scan_string(s, &text, &bytes)) return bad_json(place, "merges");
+    const char *space = bytes ? memchr(text, ' ', bytes) : NULL, *right = space ? space + 1 : NULL;
+    if (!space || memchr(right, ' ', (size_t)(text + bytes - right)))
+        return fail(E_INPUT, place, NULL, "merge %d (%.*s) is no pair of tokens", b->merges, (int)MIN(bytes, 100u),
+                    text);
+    return bpe_put_merge(b, text, (size_t)(space - text), right, (size_t)(text + bytes - right), place);
 }
 
-// "left right" or ["left", "right"]
-static int read_merge(Bpe *b, const json_t *m, const char *place)
+// ["left", "right"]
+static int read_listed_merge(Bpe *b, JsonScan *s, const char *place)
 {
-    const char *s = json_string_value(m), *space = s ? strchr(s, ' ') : NULL;
-    if (space && !strchr(space + 1, ' '))
-        return bpe_put_merge(b, s, (size_t)(space - s), space + 1, strlen(space + 1), place);
-    const json_t *l = json_array_get(m, 0), *r = json_array_get(m, 1);
-    if (json_array_size(m) != 2 || !json_is_string(l) || !json_is_string(r))
-        return fail(E_INPUT, place, NULL, "merge %d is no pair of tokens", b->merges);
-    return bpe_put_merge(b, json_string_value(l), json_string_length(l), json_string_value(r), json_string_length(r),
-                         place);
+    const char *text, *right;
+    size_t bytes, right_bytes;
+    char left[TOKEN_BYTES_MAX];
+    scan_take(s, '[');
+    if (!scan_string(s, &text, &bytes) || bytes > sizeof left) return bad_json(place, "merges");
+    memcpy(left, text, bytes);
+    if (!scan_take(s, ',') || !scan_string(s, &right, &right_bytes) || !scan_take(s, ']'))
+        return bad_json(place, "merges");
+    return bpe_put_merge(b, left, bytes, right, right_bytes, place);
 }
 
-static int read_merges(Bpe *b, const json_t *merges, const char *place)
+static int read_merges(Bpe *b, JsonRange range, const char *place)
 {
-    if (!json_is_array(merges)) return fail(E_INPUT, place, NULL, "model.merges must be a list");
-    if (json_array_size(merges) > MERGES_MAX) return fail(E_INPUT, place, NULL, "more than %d merges", MERGES_MAX);
-    bpe_merges_reserve(b, json_array_size(merges));
-    for (size_t i = 0; i < json_array_size(merges); i++) TRY(read_merge(b, json_array_get(merges, i), place));
-    return OK;
+    JsonScan s = {.p = range.begin, .end = range.end};
+    bool first = true;
+    int status = OK;
+    if (!range.begin || !scan_take(&s, '[')) return bad_json(place, "merges");
+    while (scan_more(&s, ']', &first))
+        TRY_DONE(scan_peek(&s) == '[' ? read_listed_merge(b, &s, place) : read_spaced_merge(b, &s, place));
+    if (s.bad || s.p != s.end) status = bad_json(place, "merges");
+done:
+    json_scan_free(&s);
+    return status;
 }
 
 static bool is_set(const json_t *o, const char *key)
@@ -270,18 +301,18 @@ static bool is_set(const json_t *o, const char *key)
            !(json_is_number(v) && json_number_value(v) == 0);
 }
 
-static int read_model(Bpe *b, json_t *model, const char *place)
+static int read_model(Bpe *b, const json_t *model, JsonRange vocab, JsonRange merges, const char *place)
 {
     const char *type = string_at(model, "type");
     if (!json_is_object(model)) return fail(E_INPUT, place, NULL, "no \"model\": this is not a tokenizer.json");
-    if (!type && json_object_get(model, "merges")) type = "BPE"; // old files do not say
+    if (!type && merges.begin) type = "BPE"; // old files do not say
     if (!type || !streq(type, "BPE")) return unsupported(place, "model", type ? type : "(no type)");
     if (is_set(model, "dropout")) return unsupported(place, "model option", "dropout");
     if (is_set(model, "continuing_subword_prefix"))
         return unsupported(place, "model option", "continuing_subword_prefix");
     if (is_set(model, "end_of_word_suffix")) return unsupported(place, "model option", "end_of_word_suffix");
-    TRY(read_vocab(b, json_object_get(model, "vocab"), place));
-    TRY(read_merges(b, json_object_get(model, "merges"), place));
+    TRY(read_vocab(b, vocab, place));
+    TRY(read_merges(b, merges, place));
     b->ignore_merges = flag_at(model, "ignore_merges", false);
     b->byte_fallback = flag_at(model, "byte_fallback", false);
     b->fuse_unk = flag_at(model, "fuse_unk", false);
@@ -316,7 +347,7 @@ static int read_added(Tokenizer *t, const json_t *list, const char *place)
             .rstrip = flag_at(o, "rstrip", false),
             .normalized = flag_at(o, "normalized", true),
         };
-        TRY(added_put(t, &a));
+        added_put(t, &a);
     }
     return OK;
 }
@@ -381,9 +412,9 @@ static int read_post(Tokenizer *t, const json_t *spec, int depth, const char *pl
 }
 
 // ---- the file -------------------------------------------------------------------------------------------------------
-static int read_tokenizer(Tokenizer *t, json_t *root, const char *place)
+static int read_tokenizer(Tokenizer *t, const json_t *root, JsonRange vocab, JsonRange merges, const char *place)
 {
-    TRY(read_model(&t->bpe, json_object_get(root, "model"), place));
+    TRY(read_model(&t->bpe, json_object_get(root, "model"), vocab, merges, place));
     TRY(read_added(t, json_object_get(root, "added_tokens"), place));
     TRY(steps_from_json(&t->normalizer, "normalizer", json_object_get(root, "normalizer"), place));
     TRY(steps_from_json(&t->pre, "pre_tokenizer", json_object_get(root, "pre_tokenizer"), place));
@@ -398,16 +429,37 @@ static int read_tokenizer(Tokenizer *t, json_t *root, const char *place)
     return tokenizer_finish(t, place);
 }
 
+// The file without its vocabulary and merges, whose places are taken by null.
+static json_t *read_rest(const char *json, size_t bytes, JsonRange vocab, JsonRange merges, json_error_t *e)
+{
+    Buf rest = {0};
+    const char *p = json;
+    JsonRange cuts[2] = {vocab, merges};
+    if (merges.begin && (!vocab.begin || merges.begin < vocab.begin)) cuts[0] = merges, cuts[1] = vocab;
+    for (int i = 0; i < 2; i++) {
+        if (!cuts[i].begin) continue;
+        buf_put(&rest, p, (size_t)(cuts[i].begin - p));
+        buf_puts(&rest, "null");
+        p = cuts[i].end;
+    }
+    buf_put(&rest, p, (size_t)(json + bytes - p));
+    json_t *root = json_loadb(rest.data, rest.len, JSON_REJECT_DUPLICATES, e);
+    buf_free(&rest);
+    return root;
+}
+
 int tokenizer_open_json(Tokenizer **out, const char *json, size_t bytes, const char *place)
 {
     *out = NULL;
     if (bytes > FILE_BYTES_MAX)
         return fail(E_INPUT, place, NULL, "%zu bytes, at most %d are read", bytes, FILE_BYTES_MAX);
+    JsonRange vocab, merges;
+    json_find_members(json, bytes, "model", "vocab", "merges", &vocab, &merges);
     json_error_t e;
-    json_t *root = json_loadb(json, bytes, JSON_REJECT_DUPLICATES, &e);
-    if (!root) return fail(E_INPUT, tmpf("%s:%d", place, e.line), NULL, "not valid JSON: %s", e.text);
+    json_t *root = read_rest(json, bytes, vocab, merges, &e);
+    if (!root) return fail(E_INPUT, place, NULL, "not valid JSON: %s", e.text);
     Tokenizer *t = tokenizer_new();
-    int status = read_tokenizer(t, root, place);
+    int status = read_tokenizer(t, root, vocab, merges, place);
     json_decref(root);
     if (status < 0)
         tokenizer_free(t);
