@@ -64,8 +64,8 @@ static inline const void *cpu_at(const void *p, DType t, int64_t i) // address o
     return (const char *)p + i * (t == DT_BF16 ? 2 : 4);
 }
 
-#define OP(name, args)                                                                                       \
-    void name args;                                                                                          \
+#define OP(name, args)                                                                                                 \
+    void name args;                                                                                                    \
     void name##_ref args;
 #include "../ops.def"
 #undef OP

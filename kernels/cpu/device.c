@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// ---- instruction set
-// ------------------------------------------------------------------------------------------------
+// ---- instruction set ------------------------------------------------------------------------------------
 static const char *const isa_names[ISA_COUNT] = {
     [ISA_GENERIC] = "generic", [ISA_AVX2] = "avx2", [ISA_AVX512_BF16] = "avx512-bf16"};
 
@@ -42,8 +41,7 @@ bool cpu_has_fast_bf16(void)
     return cpu_isa_level() >= ISA_AVX512_BF16;
 }
 
-// ---- scratch
-// --------------------------------------------------------------------------------------------------------
+// ---- scratch --------------------------------------------------------------------------------------------
 static void *scratch_reserve(ThreadScratch *s, size_t bytes)
 {
     if (bytes > s->bytes) {
@@ -75,14 +73,13 @@ static size_t cpu_scratch_bytes(const Device *d)
 }
 
 // Tuned ops that are not linked yet are answered by their references.
-#define OP(name, args)                                                                                       \
-    extern __typeof__(name) name __attribute__((weak));                                                      \
+#define OP(name, args)                                                                                                 \
+    extern __typeof__(name) name __attribute__((weak));                                                                \
     extern __typeof__(name) name##_ref __attribute__((weak));
 #include "../ops.def"
 #undef OP
 
-// ---- the device
-// -----------------------------------------------------------------------------------------------------
+// ---- the device -----------------------------------------------------------------------------------------
 // Device memory is host memory, and an op has finished when it returns.
 static int cpu_copy(Device *d, void *dst, const void *src, size_t bytes)
 {
@@ -122,8 +119,7 @@ static void cpu_close(Device *d)
 static int open_with(Device **out, const DeviceConfig *c, const char *name, const OpTable *op)
 {
     if (c->threads < 0 || c->threads > 4096)
-        return fail(E_INPUT, "device", "0 takes OMP_NUM_THREADS, or all the rank may use", "%d threads",
-                    c->threads);
+        return fail(E_INPUT, "device", "0 takes OMP_NUM_THREADS, or all the rank may use", "%d threads", c->threads);
     CpuDevice *cpu = xcalloc(1, sizeof *cpu);
     cpu->isa = cpu_isa_level();
     cpu->threads = c->threads ? c->threads : omp_get_max_threads();

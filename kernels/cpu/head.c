@@ -1,8 +1,18 @@
 // The vocabulary head: linear + log-softmax that never holds all logits. With h (M,C), W (V,C):
 //   u = h·Wᵀ, z = cap ? cap·tanh(u/cap) : u, lse = log Σ exp z, logp = z[target] - lse, entropy = lse - Σ p z
 //   dz_v = weight · ([v = target] - p_v) · (1 - (z_v/cap)²),  dh = Σ_v dz_v W_v,  dw_v += Σ_i dz_iv h_i
+// FLOPs: 2·M·V·C for each of logits, dh and dw; W is read once per block of rows.
+//
+// The tuned ops are attention with queries h and keys and values W: they walk over W in slabs of 512 rows with an online
+// maximum (Milakov & Gimelshein 2018, arXiv:1805.02867), and head_fwd_bwd sums Σ exp(z - top) W as it goes, so that nothing of
+// size V is kept. V is cut into at most 16 slices, each summed by one task in slab order, and the slices are added in their
+// order: where the cuts are depends on V alone, so a row's bits depend neither on threads nor on the other rows.
+//
+// In bf16 a probability has 8 bits. For the target that would drown what training is about, 1 - p, once p is near 1: the
+// target's own term is left out of the sums and added in f32 as (1 - p) · W_target, 1 - p being the sum over the others.
 #include "gemm.h"
 #include <math.h>
+#include <string.h>
 
 typedef struct RowStats {
     double lse, entropy;
@@ -52,8 +62,8 @@ static void row_dz(double *z, float weight, double lse, int target, float softca
     }
 }
 
-void head_bwd_ref(Device *d, DType t, void *dh, float *dw, const float *weight, const float *lse,
-                  const void *h, const Packed *w, const int32_t *target, float softcap, int M)
+void head_bwd_ref(Device *d, DType t, void *dh, float *dw, const float *weight, const float *lse, const void *h,
+                  const Packed *w, const int32_t *target, float softcap, int M)
 {
     int V = w->N, C = w->K;
     double *dz = cpu_shared_scratch(d, sizeof(double) * (size_t)V * (size_t)M); // (M,V)
@@ -93,4 +103,390 @@ void head_logits_ref(Device *d, DType t, float *logits, const void *h, const Pac
         row_logits(z, cpu_at(h, t, (int64_t)i * w->K), t, w, softcap);
         for (int v = 0; v < w->N; v++) logits[(int64_t)i * w->N + v] = (float)z[v];
     }
+}
+
+// ---- tuned ----------------------------------------------------------------------------------------------
+enum {
+    SLAB = 512,                      // rows of W whose logits a task holds
+    SLAB_PANELS = SLAB / PANEL,      //
+    MOST_SLICES = 16,                //
+    MOST_ROWS = 504,                 // rows of h that share a pass over W; a multiple of the tile's 14
+    LEAST_ROWS = 28,                 // rows of a task, when there are threads for more
+    PARTIAL_BYTES = 64 * 1024 * 1024 // of all slices' partial sums
+};
+
+typedef struct Head {
+    const GemmKernels *k;
+    DType t, words;
+    const Packed *w;
+    const void *h; // (M,C)
+    const int32_t *target;
+    float softcap;
+    const float *weight, *lse; // backward: given
+    bool want_sums;            // forward: also Σ exp(z - top) W
+    float *dw;                 // backward: NULL or (V,C)
+    // the block of rows at work, and how it is cut
+    int row0, rows, parts, slices;
+    bool convert_h;
+    float *partial;    // (slices, rows, C)
+    SoftmaxRow *state; // (slices, rows)
+    // scratch of a task, bytes from its beginning
+    size_t z_at, p_at, panel_at, h_at, h_panel_at, dz_panels_at, bytes;
+} Head;
+
+static int head_slabs(int V)
+{
+    return (V + SLAB - 1) / SLAB;
+}
+static int head_slices(int V)
+{
+    return MIN(head_slabs(V), MOST_SLICES);
+}
+
+// Rows of a pass: depends on the shape alone, because dw is summed pass by pass.
+static int head_rows(int V, int C)
+{
+    int64_t fit = PARTIAL_BYTES / ((int64_t)head_slices(V) * C * (int64_t)sizeof(float));
+    return (int)MAX(LEAST_ROWS, MIN(MOST_ROWS, fit / MAX_TILE * MAX_TILE));
+}
+
+static size_t reserve(Head *p, size_t bytes)
+{
+    size_t at = p->bytes;
+    p->bytes += ROUND_UP(bytes, CACHE_LINE);
+    return at;
+}
+
+static void plan_scratch(Head *p)
+{
+    size_t rows = (size_t)((p->rows + p->parts - 1) / p->parts), C = (size_t)p->w->K;
+    p->bytes = 0;
+    p->z_at = reserve(p, rows * SLAB * sizeof(float));
+    p->p_at = reserve(p, rows * SLAB * sizeof(float));
+    p->panel_at = reserve(p, MAX(panel_bytes(p->words, (int)C), panel_bytes(p->words, SLAB)));
+    if (p->convert_h) p->h_at = reserve(p, rows * C * sizeof(float));
+    if (!p->dw) return;
+    p->h_panel_at = reserve(p, panel_bytes(p->words, (int)rows));
+    p->dz_panels_at = reserve(p, SLAB_PANELS * panel_bytes(p->words, (int)rows));
+}
+
+// A task: rows [r0, r1) of the block against one slice of W.
+typedef struct HeadTask {
+    const Head *p;
+    int slice, r0, r1;
+    char *scratch;
+    GemmSum h; // operand of the logits
+} HeadTask;
+
+static float *task_z(const HeadTask *k)
+{
+    return (float *)(k->scratch + k->p->z_at);
+}
+static void *task_p(const HeadTask *k)
+{
+    return k->scratch + k->p->p_at;
+} // (rows, SLAB) words
+static uint32_t *task_panel(const HeadTask *k)
+{
+    return (uint32_t *)(k->scratch + k->p->panel_at);
+}
+static SoftmaxRow *task_state(const HeadTask *k)
+{
+    return k->p->state + (int64_t)k->slice * k->p->rows + k->r0;
+}
+
+static float *task_partial(const HeadTask *k)
+{
+    return k->p->partial + ((int64_t)k->slice * k->p->rows + k->r0) * k->p->w->K;
+}
+
+static const void *head_row(const Head *p, int row) // row of the block
+{
+    return cpu_at(p->h, p->t, (int64_t)(p->row0 + row) * p->w->K);
+}
+
+static void task_h(HeadTask *k)
+{
+    const Head *p = k->p;
+    int C = p->w->K;
+    k->h = gemm_rows(p->words, head_row(p, k->r0), C, NULL, C);
+    if (!p->convert_h) return;
+    float *to = (float *)(k->scratch + p->h_at);
+    for (int i = 0; i < k->r1 - k->r0; i++) p->k->to_f32(to + (int64_t)i * C, head_row(p, k->r0 + i), p->t, C);
+    k->h.a = to;
+}
+
+// Logits of W's rows [v0, v0 + n) into z
+static void slab_logits(const HeadTask *k, int v0, int n)
+{
+    const Head *p = k->p;
+    for (int c = 0; c < n; c += PANEL) {
+        GemmSum sum = k->h;
+        sum.panel = packed_panel(p->w, (v0 + c) / PANEL);
+        if (p->words != p->w->t) {
+            p->k->widen((float *)task_panel(k), sum.panel, p->w->K);
+            sum.panel = task_panel(k);
+        }
+        GemmOut out = {.y = task_z(k) + c, .t = DT_F32, .ld = SLAB, .scale = 1};
+        p->k->block(p->words, &sum, 1, k->r1 - k->r0, &out, MIN(PANEL, n - c));
+    }
+}
+
+// partial (rows, C) (+)= p (rows, n) · W[v0..v0+n)
+static void slab_sums(const HeadTask *k, int v0, int n, bool add)
+{
+    const Head *p = k->p;
+    int C = p->w->K;
+    for (int c = 0; c < C; c += PANEL) {
+        p->k->turn(task_panel(k), p->words, p->w, c / PANEL, v0 / PANEL, panel_count(v0 + n));
+        GemmSum sum = gemm_rows(p->words, task_p(k), SLAB, task_panel(k), n);
+        float *to = task_partial(k) + c;
+        GemmOut out = {.y = to, .t = DT_F32, .ld = C, .scale = 1, .add = add ? to : NULL};
+        p->k->block(p->words, &sum, 1, k->r1 - k->r0, &out, MIN(PANEL, C - c));
+    }
+}
+
+// dw[v0..v0+n) += dzᵀ (n, rows) · h (rows, C)
+static void slab_dw(const HeadTask *k, int v0, int n)
+{
+    const Head *p = k->p;
+    int C = p->w->K, rows = k->r1 - k->r0;
+    size_t dz_panel = panel_bytes(p->words, rows);
+    char *dz_panels = k->scratch + p->dz_panels_at;
+    uint32_t *h_panel = (uint32_t *)(k->scratch + p->h_panel_at);
+    for (int v = 0; v < n; v += PANEL)
+        p->k->columns((uint32_t *)(dz_panels + v / PANEL * dz_panel), p->words, cpu_at(task_p(k), p->words, v),
+                      p->words, SLAB, rows, MIN(PANEL, n - v));
+    for (int c = 0; c < C; c += PANEL) {
+        int width = MIN(PANEL, C - c);
+        p->k->columns(h_panel, p->words, cpu_at(head_row(p, k->r0), p->t, c), p->t, C, rows, width);
+        for (int v = 0; v < n; v += PANEL) {
+            GemmSum sum = gemm_turned((uint32_t *)(dz_panels + v / PANEL * dz_panel), h_panel, rows);
+            float *to = p->dw + (int64_t)(v0 + v) * C + c;
+            GemmOut out = {.y = to, .t = DT_F32, .ld = C, .scale = 1, .add = to};
+            p->k->block(p->words, &sum, 1, MIN(PANEL, n - v), &out, width);
+        }
+    }
+}
+
+static void scale_row(float *x, float scale, int n)
+{
+    for (int i = 0; i < n; i++) x[i] *= scale;
+}
+
+static int target_in(const Head *p, int row, int v0, int n) // column of the slab, or -1
+{
+    int64_t column = (int64_t)p->target[p->row0 + row] - v0;
+    return column >= 0 && column < n ? (int)column : -1;
+}
+
+static void slab_forward(const HeadTask *k, int v0, int n, bool first)
+{
+    const Head *p = k->p;
+    SoftmaxRow *state = task_state(k);
+    slab_logits(k, v0, n);
+    for (int i = 0; i < k->r1 - k->r0; i++) {
+        void *out = p->want_sums ? (void *)cpu_at(task_p(k), p->words, (int64_t)i * SLAB) : NULL;
+        p->k->softmax(task_z(k) + (int64_t)i * SLAB, out, p->words, n, target_in(p, k->r0 + i, v0, n), p->softcap,
+                      &state[i]);
+        if (p->want_sums && !first && state[i].rescale != 1)
+            scale_row(task_partial(k) + (int64_t)i * p->w->K, state[i].rescale, p->w->K);
+    }
+    if (p->want_sums) slab_sums(k, v0, n, !first);
+}
+
+static void slab_backward(const HeadTask *k, int v0, int n, bool first)
+{
+    const Head *p = k->p;
+    slab_logits(k, v0, n);
+    for (int i = 0; i < k->r1 - k->r0; i++) {
+        int row = p->row0 + k->r0 + i;
+        p->k->softmax_dz(task_z(k) + (int64_t)i * SLAB, (void *)cpu_at(task_p(k), p->words, (int64_t)i * SLAB),
+                         p->words, n, target_in(p, k->r0 + i, v0, n), p->softcap, p->weight[row], p->lse[row]);
+    }
+    slab_sums(k, v0, n, !first);
+    if (p->dw) slab_dw(k, v0, n);
+}
+
+static void head_task(const Head *p, int slice, int part, char *scratch)
+{
+    HeadTask k = {.p = p, .slice = slice, .scratch = scratch};
+    k.r0 = (int)((int64_t)p->rows * part / p->parts);
+    k.r1 = (int)((int64_t)p->rows * (part + 1) / p->parts);
+    task_h(&k);
+    for (int i = 0; i < k.r1 - k.r0; i++) task_state(&k)[i] = (SoftmaxRow){.top = -INFINITY, .at = -INFINITY};
+    int slabs = head_slabs(p->w->N);
+    int begin = (int)((int64_t)slabs * slice / p->slices), end = (int)((int64_t)slabs * (slice + 1) / p->slices);
+    for (int slab = begin; slab < end; slab++) {
+        int v0 = slab * SLAB, n = MIN(SLAB, p->w->N - v0);
+        if (p->weight && !p->want_sums)
+            slab_backward(&k, v0, n, slab == begin);
+        else
+            slab_forward(&k, v0, n, slab == begin);
+    }
+}
+
+// Runs all tasks of rows [row0, row0 + rows).
+static void head_pass(Device *d, Head *p, int row0, int rows)
+{
+    int threads = cpu_threads(d);
+    p->row0 = row0;
+    p->rows = rows;
+    // More tasks than slices only where rows are independent of each other: dw is summed over them.
+    int wanted = (2 * threads + p->slices - 1) / p->slices;
+    p->parts = p->dw ? 1 : MAX(1, MIN(wanted, rows / LEAST_ROWS));
+    plan_scratch(p);
+    bool sums = p->want_sums || p->weight;
+    size_t states = ROUND_UP((size_t)p->slices * (size_t)rows * sizeof(SoftmaxRow), CACHE_LINE);
+    size_t partials = sums ? (size_t)p->slices * (size_t)rows * (size_t)p->w->K * sizeof(float) : 0;
+    p->state = cpu_shared_scratch(d, states + partials);
+    p->partial = (float *)((char *)p->state + states);
+#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
+    for (int slice = 0; slice < p->slices; slice++)
+        for (int part = 0; part < p->parts; part++) head_task(p, slice, part, cpu_thread_scratch(d, p->bytes));
+}
+
+static Head plan_head(const Device *d, DType t, const void *h, const Packed *w, const int32_t *target, float softcap)
+{
+    Head p = {.k = gemm_kernels(d), .t = t, .w = w, .h = h, .target = target, .softcap = softcap};
+    p.words = gemm_words(p.k, t, w->t);
+    p.convert_h = p.words != t;
+    p.slices = head_slices(w->N);
+    return p;
+}
+
+// A row's slices brought to one maximum, in slice order; the target still apart.
+typedef struct Merged {
+    double top, sum, sum_z, at, lse, others; // others = 1 - p(target)
+} Merged;
+
+static Merged merge_row(const Head *p, int row)
+{
+    Merged m = {.top = -INFINITY, .at = -INFINITY};
+    for (int s = 0; s < p->slices; s++) {
+        const SoftmaxRow *x = &p->state[(int64_t)s * p->rows + row];
+        m.top = fmax(m.top, x->top);
+        m.at = fmax(m.at, x->at);
+    }
+    for (int s = 0; s < p->slices; s++) {
+        const SoftmaxRow *x = &p->state[(int64_t)s * p->rows + row];
+        double scale = exp(x->top - m.top);
+        m.sum += scale * x->sum;
+        m.sum_z += scale * (x->sum_z + x->sum * (x->top - m.top));
+    }
+    double own = exp(m.at - m.top), all = m.sum + own;
+    m.lse = m.top + log(all);
+    m.others = m.sum / all;
+    return m;
+}
+
+static double merged_logp(const Merged *m)
+{
+    return m->others < 0.5 ? log1p(-m->others) : m->at - m->lse;
+}
+
+static double merged_entropy(const Merged *m) // lse - Σ p z, with z taken from the top
+{
+    double own = exp(m->at - m->top), all = m->sum + own;
+    return log(all) - (m->sum_z + own * (m->at - m->top)) / all;
+}
+
+void head_fwd(Device *d, DType t, float *logp, float *lse, float *entropy, const void *h, const Packed *w,
+              const int32_t *target, float softcap, int M)
+{
+    Head p = plan_head(d, t, h, w, target, softcap);
+    int step = head_rows(w->N, w->K);
+    for (int row0 = 0; row0 < M; row0 += step) {
+        head_pass(d, &p, row0, MIN(step, M - row0));
+        for (int i = 0; i < p.rows; i++) {
+            Merged m = merge_row(&p, i);
+            logp[row0 + i] = (float)merged_logp(&m);
+            lse[row0 + i] = (float)m.lse;
+            if (entropy) entropy[row0 + i] = (float)merged_entropy(&m);
+        }
+    }
+}
+
+// dh of one row: the slices' sums, in slice order
+static void sum_slices(const Head *p, int row, float *dh, const float *scale)
+{
+    int C = p->w->K;
+    for (int s = 0; s < p->slices; s++) {
+        const float *from = p->partial + ((int64_t)s * p->rows + row) * C, by = scale ? scale[s] : 1;
+        for (int c = 0; c < C; c++) dh[c] += by * from[c];
+    }
+}
+
+static void store_row(const Head *p, void *dh, int row, const float *from)
+{
+    for (int c = 0; c < p->w->K; c++) cpu_store(dh, p->t, (int64_t)(p->row0 + row) * p->w->K + c, from[c]);
+}
+
+void head_bwd(Device *d, DType t, void *dh, float *dw, const float *weight, const float *lse, const void *h,
+              const Packed *w, const int32_t *target, float softcap, int M)
+{
+    Head p = plan_head(d, t, h, w, target, softcap);
+    p.weight = weight, p.lse = lse, p.dw = dw;
+    int step = head_rows(w->N, w->K);
+    for (int row0 = 0; row0 < M; row0 += step) {
+        head_pass(d, &p, row0, MIN(step, M - row0));
+#pragma omp parallel for num_threads(cpu_threads(d))
+        for (int i = 0; i < p.rows; i++) {
+            float *row = cpu_thread_scratch(d, sizeof *row * (size_t)w->K);
+            memset(row, 0, sizeof *row * (size_t)w->K);
+            sum_slices(&p, i, row, NULL);
+            store_row(&p, dh, i, row);
+        }
+    }
+}
+
+// dh = weight · ((1 - p) · slope · W_target - Σ over the others of p · slope · W)
+static void one_pass_dh(const Head *p, int row, const Merged *m, float weight, void *dh, float *scratch)
+{
+    int C = p->w->K;
+    double all = exp(m->lse - m->top), cap = p->softcap;
+    float scale[MOST_SLICES];
+    for (int s = 0; s < p->slices; s++)
+        scale[s] = (float)(-weight * exp(p->state[(int64_t)s * p->rows + row].top - m->top) / all);
+    cpu_unpack_rows(p->w, p->target[p->row0 + row], 1, scratch, DT_F32, C);
+    scale_row(scratch, (float)(weight * m->others * (cap > 0 ? 1 - m->at / cap * (m->at / cap) : 1)), C);
+    sum_slices(p, row, scratch, scale);
+    store_row(p, dh, row, scratch);
+}
+
+void head_fwd_bwd(Device *d, DType t, float *logp, float *lse, void *dh, float *dw, const float *weight, const void *h,
+                  const Packed *w, const int32_t *target, float softcap, int M)
+{
+    if (dw) { // dz must be known when its slab of dw is summed: two passes
+        head_fwd(d, t, logp, lse, NULL, h, w, target, softcap, M);
+        head_bwd(d, t, dh, dw, weight, lse, h, w, target, softcap, M);
+        return;
+    }
+    Head p = plan_head(d, t, h, w, target, softcap);
+    p.want_sums = true;
+    int step = head_rows(w->N, w->K);
+    for (int row0 = 0; row0 < M; row0 += step) {
+        head_pass(d, &p, row0, MIN(step, M - row0));
+#pragma omp parallel for num_threads(cpu_threads(d))
+        for (int i = 0; i < p.rows; i++) {
+            Merged m = merge_row(&p, i);
+            logp[row0 + i] = (float)merged_logp(&m);
+            lse[row0 + i] = (float)m.lse;
+            one_pass_dh(&p, i, &m, weight[row0 + i], dh, cpu_thread_scratch(d, sizeof(float) * (size_t)w->K));
+        }
+    }
+}
+
+void head_logits(Device *d, DType t, float *logits, const void *h, const Packed *w, float softcap, int M)
+{
+    gemm_product(d, &(GemmProduct){.t = t,
+                                   .T = M,
+                                   .columns = w->N,
+                                   .terms = 1,
+                                   .term = {{h, w->K, w}},
+                                   .out = {.y = logits, .t = DT_F32, .ld = w->N, .scale = 1}});
+    if (softcap <= 0) return;
+    int64_t n = (int64_t)M * w->N;
+#pragma omp parallel for num_threads(cpu_threads(d))
+    for (int64_t i = 0; i < n; i++) logits[i] = softcap * tanhf(logits[i] / softcap);
 }

@@ -8,8 +8,7 @@
 #include "gemm.h"
 #include <string.h>
 
-// ---- packing
-// --------------------------------------------------------------------------------------------------------
+// ---- packing --------------------------------------------------------------------------------------------
 static void check_rows(const Packed *w, int n0, int rows)
 {
     ASSERT(w->t == DT_F32 || w->t == DT_BF16);
@@ -56,8 +55,7 @@ void linear_unpack_ref(Device *d, const Packed *w, int n0, int rows, void *dst, 
     cpu_unpack_rows(w, n0, rows, dst, dst_t, ld);
 }
 
-// ---- references
-// -----------------------------------------------------------------------------------------------------
+// ---- references -----------------------------------------------------------------------------------------
 static float weight_at(const Packed *w, int n, int k)
 {
     return cpu_load(w->data, w->t, packed_index(w, n, k));
@@ -102,4 +100,28 @@ void linear_dx_ref(Device *d, DType t, void *dx, int64_t lddx, const void *dy, i
             if (accumulate) sum += cpu_load(dx, t, i * lddx + k);
             cpu_store(dx, t, i * lddx + k, (float)sum);
         }
+}
+
+// ---- tuned ----------------------------------------------------------------------------------------------
+static void add_low_rank(GemmProduct *g, const LowRank *lr)
+{
+    if (lr && lr->R) g->term[g->terms++] = (GemmTerm){lr->s, lr->lds, lr->w};
+}
+
+void linear_fwd(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const Packed *w,
+                const LowRank *lr, const float *bias, const void *residual, int T)
+{
+    GemmProduct g = {.t = t, .T = T, .columns = w->N, .terms = 1, .term = {{x, ldx, w}}};
+    g.out = (GemmOut){.y = y, .t = t, .ld = ldy, .scale = 1, .bias = bias, .add = residual};
+    add_low_rank(&g, lr);
+    gemm_product(d, &g);
+}
+
+void linear_dx(Device *d, DType t, void *dx, int64_t lddx, const void *dy, int64_t lddy, const Packed *w,
+               const LowRank *lr, bool accumulate, int T)
+{
+    GemmProduct g = {.t = t, .back = true, .T = T, .columns = w->K, .terms = 1, .term = {{dy, lddy, w}}};
+    g.out = (GemmOut){.y = dx, .t = t, .ld = lddx, .scale = 1, .add = accumulate ? dx : NULL};
+    add_low_rank(&g, lr);
+    gemm_product(d, &g);
 }

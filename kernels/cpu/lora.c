@@ -3,8 +3,8 @@
 // linear_dw.
 #include "gemm.h"
 
-void lora_s_ref(Device *d, DType t, void *s, int64_t lds, const void *x, int64_t ldx, const Packed *a,
-                float scale, int T)
+void lora_s_ref(Device *d, DType t, void *s, int64_t lds, const void *x, int64_t ldx, const Packed *a, float scale,
+                int T)
 {
 #pragma omp parallel for num_threads(cpu_threads(d))
     for (int i = 0; i < T; i++)
@@ -16,8 +16,8 @@ void lora_s_ref(Device *d, DType t, void *s, int64_t lds, const void *x, int64_t
         }
 }
 
-void lora_ds_ref(Device *d, DType t, void *ds, int64_t ldds, const void *dy, int64_t lddy, const Packed *b,
-                 float scale, int T)
+void lora_ds_ref(Device *d, DType t, void *ds, int64_t ldds, const void *dy, int64_t lddy, const Packed *b, float scale,
+                 int T)
 {
 #pragma omp parallel for num_threads(cpu_threads(d))
     for (int i = 0; i < T; i++)
@@ -27,4 +27,26 @@ void lora_ds_ref(Device *d, DType t, void *ds, int64_t ldds, const void *dy, int
                 sum += (double)cpu_load(dy, t, i * lddy + n) * cpu_load(b->data, b->t, packed_index(b, n, r));
             cpu_store(ds, t, i * ldds + r, (float)(scale * sum));
         }
+}
+
+void lora_s(Device *d, DType t, void *s, int64_t lds, const void *x, int64_t ldx, const Packed *a, float scale, int T)
+{
+    gemm_product(d, &(GemmProduct){.t = t,
+                                   .T = T,
+                                   .columns = a->N,
+                                   .terms = 1,
+                                   .term = {{x, ldx, a}},
+                                   .out = {.y = s, .t = t, .ld = lds, .scale = scale}});
+}
+
+void lora_ds(Device *d, DType t, void *ds, int64_t ldds, const void *dy, int64_t lddy, const Packed *b, float scale,
+             int T)
+{
+    gemm_product(d, &(GemmProduct){.t = t,
+                                   .back = true,
+                                   .T = T,
+                                   .columns = b->K,
+                                   .terms = 1,
+                                   .term = {{dy, lddy, b}},
+                                   .out = {.y = ds, .t = t, .ld = ldds, .scale = scale}});
 }

@@ -9,8 +9,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-// ---- devices
-// --------------------------------------------------------------------------------------------------------
+// ---- devices --------------------------------------------------------------------------------------------
 // Instruction sets to test, best first; those that the machine lacks fall back to one that it has, and are
 // skipped.
 static const char *const kernel_isas[] = {"avx512-bf16", "avx2", "generic"};
@@ -33,8 +32,7 @@ static inline Device *open_isa(const char *isa, int threads)
     return d;
 }
 
-// ---- operands
-// -------------------------------------------------------------------------------------------------------
+// ---- operands -------------------------------------------------------------------------------------------
 // Element i of a stream: uniform in (-scale, scale), the same on every run.
 static inline float random_at(uint64_t seed, uint64_t i, float scale)
 {
@@ -97,12 +95,10 @@ static inline double nmse_limit(DType t)
     return t == DT_BF16 ? 1e-5 : 1e-11;
 }
 
-static inline void expect_nmse(const char *what, DType t, const void *got, const void *want, size_t n,
-                               double limit)
+static inline void expect_nmse(const char *what, DType t, const void *got, const void *want, size_t n, double limit)
 {
     double e = nmse(t, got, want, n);
-    if (!(e <= limit))
-        fail_msg("%s (%s, %zu elements): error %.3g, limit %.3g", what, dtype_name(t), n, e, limit);
+    if (!(e <= limit)) fail_msg("%s (%s, %zu elements): error %.3g, limit %.3g", what, dtype_name(t), n, e, limit);
 }
 static inline void expect_close(const char *what, DType t, const void *got, const void *want, size_t n)
 {
@@ -116,8 +112,7 @@ static inline void expect_same_bits(const char *what, const void *got, const voi
         if (g[i] != w[i]) fail_msg("%s: byte %zu of %zu differs", what, i, bytes);
 }
 
-// ---- gradients
-// ------------------------------------------------------------------------------------------------------
+// ---- gradients ------------------------------------------------------------------------------------------
 // Checks dLoss/dx against central differences: loss(context) is called with elements of x (f32, n) moved by
 // ±step, for at most 24 elements spread over x. rtol is relative to the largest gradient seen.
 typedef double LossFunction(void *context);

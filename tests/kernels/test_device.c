@@ -85,9 +85,8 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dtypes),         cmocka_unit_test(test_names),
-        cmocka_unit_test(test_absent_device),  cmocka_unit_test(test_bad_threads),
-        cmocka_unit_test(test_isa_is_lowered), cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_dtypes),      cmocka_unit_test(test_names),          cmocka_unit_test(test_absent_device),
+        cmocka_unit_test(test_bad_threads), cmocka_unit_test(test_isa_is_lowered), cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,134 @@
+// Products with packed weights: cuts y into tasks of (rows of x) x (panels), prepares each task's operands in the thread's
+// scratch, and lets the instruction set's block do the rest. Tasks are handed out dynamically; no element's sum is cut.
+#include "gemm.h"
+
+const GemmKernels *gemm_kernels(const Device *d)
+{
+    static const GemmKernels *const table[ISA_COUNT] = {
+        [ISA_GENERIC] = &gemm_dnnl,
+#if defined(__x86_64__)
+        [ISA_AVX2] = &gemm_avx2,
+        [ISA_AVX512_BF16] = &gemm_avx512,
+#endif
+    };
+    return table[cpu_isa_of(d)];
+}
+
+enum {
+    X_BYTES = 512 * 1024, // of x that stay in L2 while panels stream past
+    LEAST_ROWS = 28,      // of a task, so that making a panel pays
+    TASKS_PER_THREAD = 4, // so that threads end together
+};
+
+typedef struct Plan { // how a product is cut, and what a task prepares
+    const GemmProduct *g;
+    const GemmKernels *k;
+    DType words;
+    int chunks, panels, group;             // chunks of rows; panels in all and per task
+    int sum[2];                            // length of each term's sum
+    bool make_panel[2];                    // the panel is turned or widened, not read where it lies
+    bool convert;                          // so are the rows of x
+    size_t panel_at[2], rows_at[2], bytes; // in scratch
+} Plan;
+
+static int chunk_begin(const Plan *p, int i)
+{
+    return (int)((int64_t)p->g->T * i / p->chunks);
+}
+
+static void plan_cut(Plan *p, int threads)
+{
+    const GemmProduct *g = p->g;
+    int most = MAX(LEAST_ROWS, (int)(X_BYTES / ((int64_t)p->sum[0] * dtype_size(p->words)))); // rows of a chunk
+    int chunks = (g->T + most - 1) / most;
+    int wanted = TASKS_PER_THREAD * threads; // tasks
+    p->panels = panel_count(g->columns);
+    if ((int64_t)chunks * p->panels < wanted)
+        chunks = MAX(chunks, MIN((wanted + p->panels - 1) / p->panels, g->T / LEAST_ROWS));
+    p->chunks = MAX(chunks, 1);
+    p->group = (int64_t)p->chunks * p->panels >= 3 * (int64_t)wanted ? 2 : 1;
+}
+
+static size_t reserve(Plan *p, size_t bytes)
+{
+    size_t at = p->bytes;
+    p->bytes += ROUND_UP(bytes, CACHE_LINE);
+    return at;
+}
+
+static Plan plan_product(const Device *d, const GemmProduct *g)
+{
+    Plan p = {.g = g, .k = gemm_kernels(d)};
+    p.words = gemm_words(p.k, g->t, g->term[0].w->t);
+    if (g->terms > 1 && gemm_words(p.k, g->t, g->term[1].w->t) != p.words) p.words = DT_F32;
+    p.convert = g->t != p.words;
+    for (int i = 0; i < g->terms; i++) {
+        const Packed *w = g->term[i].w;
+        p.sum[i] = g->back ? w->N : w->K;
+        p.make_panel[i] = g->back || w->t != p.words;
+    }
+    plan_cut(&p, cpu_threads(d));
+    for (int i = 0; i < g->terms; i++) {
+        if (p.make_panel[i]) p.panel_at[i] = reserve(&p, panel_bytes(p.words, ROUND_UP(p.sum[i], PANEL)));
+        size_t rows = (size_t)((g->T + p.chunks - 1) / p.chunks);
+        if (p.convert) p.rows_at[i] = reserve(&p, rows * (size_t)p.sum[i] * sizeof(float));
+    }
+    return p;
+}
+
+static const uint32_t *operand_panel(const Plan *p, int term, int panel, char *scratch)
+{
+    const Packed *w = p->g->term[term].w;
+    if (!p->make_panel[term]) return packed_panel(w, panel);
+    uint32_t *to = (uint32_t *)(scratch + p->panel_at[term]);
+    if (p->g->back)
+        p->k->turn(to, p->words, w, panel, 0, panel_count(w->N));
+    else
+        p->k->widen((float *)to, packed_panel(w, panel), w->K);
+    return to;
+}
+
+// Rows [t0, t1) of a term's x, as the block wants them
+static GemmSum operand_rows(const Plan *p, int term, int t0, int t1, char *scratch)
+{
+    const GemmTerm *x = &p->g->term[term];
+    const void *from = cpu_at(x->x, p->g->t, t0 * x->ldx);
+    if (!p->convert) return gemm_rows(p->words, from, x->ldx, NULL, p->sum[term]);
+    float *to = (float *)(scratch + p->rows_at[term]);
+    for (int i = 0; i < t1 - t0; i++)
+        p->k->to_f32(to + (int64_t)i * p->sum[term], cpu_at(from, p->g->t, i * x->ldx), p->g->t, p->sum[term]);
+    return gemm_rows(p->words, to, p->sum[term], NULL, p->sum[term]);
+}
+
+static GemmOut out_at(const GemmOut *o, int row, int column)
+{
+    GemmOut at = *o;
+    int64_t i = row * o->ld + column;
+    at.y = (void *)cpu_at(o->y, o->t, i);
+    if (o->add) at.add = cpu_at(o->add, o->t, i);
+    if (o->bias) at.bias = o->bias + column;
+    return at;
+}
+
+static void run_task(const Plan *p, int chunk, int group, char *scratch)
+{
+    int t0 = chunk_begin(p, chunk), t1 = chunk_begin(p, chunk + 1);
+    GemmSum sums[2];
+    for (int i = 0; i < p->g->terms; i++) sums[i] = operand_rows(p, i, t0, t1, scratch);
+    int end = MIN(p->panels, (group + 1) * p->group);
+    for (int panel = group * p->group; panel < end; panel++) {
+        for (int i = 0; i < p->g->terms; i++) sums[i].panel = operand_panel(p, i, panel, scratch);
+        GemmOut out = out_at(&p->g->out, t0, panel * PANEL);
+        p->k->block(p->words, sums, p->g->terms, t1 - t0, &out, MIN(PANEL, p->g->columns - panel * PANEL));
+    }
+}
+
+void gemm_product(Device *d, const GemmProduct *g)
+{
+    if (g->T <= 0 || g->columns <= 0) return;
+    const Plan p = plan_product(d, g);
+    int groups = (p.panels + p.group - 1) / p.group;
+#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(cpu_threads(d))
+    for (int i = 0; i < p.chunks; i++)
+        for (int j = 0; j < groups; j++) run_task(&p, i, j, cpu_thread_scratch(d, p.bytes));
+}
