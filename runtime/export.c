@@ -2,6 +2,7 @@
 // transformers loads: config.json, weights in safetensors, and the tokenizer's files.
 #include "export.h"
 #include "io/peft.h"
+#include "text/tokenizer.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,6 +113,6 @@ int export_model(Session *s, const char *dir, DType t, bool merge)
     if (path_is_dir(s->model->base))
         TRY(copy_companions(s->model->base, dir));
     else
-        TRY(tokenizer_export(s->model->base, dir));
+        TRY(tokenizer_export_gguf(s->model->base, dir));
     return write_config(s, dir, t); // last: a directory with a config.json is complete
 }

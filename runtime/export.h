@@ -4,5 +4,3 @@
 
 int export_adapter(Session *s, const char *dir);                    // PEFT directory
 int export_model(Session *s, const char *dir, DType t, bool merge); // HF directory; merge: adapters added in f32, rounded once
-// tokenizer.json, tokenizer_config.json and generation_config.json out of a GGUF file's keys
-int tokenizer_export(const char *gguf, const char *dir);

@@ -10,6 +10,8 @@ int tokenizer_open(Tokenizer **out, const char *path);
 int tokenizer_open_json(Tokenizer **out, const char *json, size_t bytes, const char *place); // tokenizer.json text
 int tokenizer_open_gguf(Tokenizer **out, const Weights *gguf, const char *place);
 void tokenizer_free(Tokenizer *t);
+// A GGUF file's tokenizer as tokenizer.json, tokenizer_config.json and generation_config.json in dir, for transformers.
+int tokenizer_export_gguf(const char *gguf_path, const char *dir);
 int tokenizer_vocab_size(const Tokenizer *t);            // largest id + 1, added tokens included
 int tokenizer_id(const Tokenizer *t, const char *token); // of a whole token ("<|im_end|>"), or -1
 const char *tokenizer_token(const Tokenizer *t, int id); // its text as in the vocabulary, or NULL

@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TYPE_CONTROL = 3, TYPE_USER_DEFINED = 4 }; // tokenizer.ggml.token_type
-
 #define BYTE_LEVEL(regex) "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":" #regex "}"
 #define SPLIT(regex)      "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" regex "\"},\"behavior\":\"Isolated\"}"
 #define SEQUENCE(list)    "{\"type\":\"Sequence\",\"pretokenizers\":[" list "]}"
@@ -108,8 +106,8 @@ static int take_token(Strings *ctx, int i, const char *text, size_t bytes)
 {
     TRY(vocab_put(&ctx->t->bpe.vocab, i, text, bytes, true, ctx->place));
     json_int_t type = json_integer_value(json_array_get(ctx->types, (size_t)i));
-    if (bytes == 0 || (type != TYPE_CONTROL && type != TYPE_USER_DEFINED)) return OK;
-    AddedToken a = {.id = i, .special = type == TYPE_CONTROL, .normalized = type == TYPE_USER_DEFINED};
+    if (bytes == 0 || (type != GGUF_TOKEN_CONTROL && type != GGUF_TOKEN_USER_DEFINED)) return OK;
+    AddedToken a = {.id = i, .special = type == GGUF_TOKEN_CONTROL, .normalized = type == GGUF_TOKEN_USER_DEFINED};
     added_put(ctx->t, &a);
     return OK;
 }
@@ -157,6 +155,16 @@ static int read_kind(const Weights *gguf, const char *place, const GgufPre **pre
     json_decref(model);
     json_decref(name);
     return status;
+}
+
+int gguf_steps_json(const Weights *gguf, const char *place, json_t **normalizer, json_t **pre_tokenizer, bool *ignore_merges)
+{
+    const GgufPre *pre = NULL;
+    TRY(read_kind(gguf, place, &pre));
+    *normalizer = pre->normalizer ? json_loads(pre->normalizer, 0, NULL) : json_null();
+    *pre_tokenizer = json_loads(pre->pre_tokenizer, 0, NULL);
+    *ignore_merges = pre->ignore_merges;
+    return OK;
 }
 
 static void put_special(int32_t **list, int *n, int id)

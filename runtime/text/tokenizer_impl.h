@@ -218,3 +218,8 @@ int tokenizer_finish(Tokenizer *t, const char *place); // vocabulary, steps and 
 // "normalizer", "pre_tokenizer" and "decoder" objects of tokenizer.json.
 int steps_from_json(Steps *out, const char *section, const json_t *spec, const char *place);
 void steps_free(Steps *s);
+
+// ---- GGUF (tokenizer_gguf.c, tokenizer_export.c) --------------------------------------------------------------------
+enum { GGUF_TOKEN_CONTROL = 3, GGUF_TOKEN_USER_DEFINED = 4 }; // tokenizer.ggml.token_type
+// What tokenizer.json says for the pre-tokenizer that the file names; new references.
+int gguf_steps_json(const Weights *gguf, const char *place, json_t **normalizer, json_t **pre_tokenizer, bool *ignore_merges);
