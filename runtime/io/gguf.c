@@ -107,8 +107,7 @@ static int read_tensor(Weights *w, Reader *r, uint64_t number, uint64_t alignmen
     TRY_DONE(take_name(r, "tensor", number, TENSOR_NAME_MAX, &name));
     const char *where = weights_place(w, 0, name);
     TRY_DONE(take_u32(r, &ndim));
-    if (ndim > DIMS_MAX)
-        TRY_DONE(fail(E_INPUT, where, NULL, "%u dimensions, at most %d are possible", ndim, DIMS_MAX));
+    if (ndim > DIMS_MAX) TRY_DONE(fail(E_INPUT, where, NULL, "%u dimensions, at most %d are possible", ndim, DIMS_MAX));
     for (uint32_t d = 0; d < ndim; d++) {
         TRY_DONE(take_u64(r, &extent[d]));
         if (extent[d] < 1 || extent[d] > INT64_MAX)
@@ -121,8 +120,7 @@ static int read_tensor(Weights *w, Reader *r, uint64_t number, uint64_t alignmen
     e.type = stored_type_ggml(type);
     if (!e.type) TRY_DONE(fail(E_INPUT, where, NULL, "unknown tensor type %u", type));
     if (offset != *place)
-        TRY_DONE(fail(E_INPUT, where, NULL,
-                      "its data is said to be at %llu, the tensors before it end at %llu",
+        TRY_DONE(fail(E_INPUT, where, NULL, "its data is said to be at %llu, the tensors before it end at %llu",
                       (unsigned long long)offset, (unsigned long long)*place));
     e.offset = offset;
     TRY_DONE(weights_add(w, name, strlen(name), e));
@@ -146,10 +144,9 @@ static int read_tensors(Weights *w, Reader *r, uint64_t n)
         Entry *e = &w->entry[i];
         uint64_t end = data_at + e->offset + e->info.bytes; // no overflow: each is at most the file's size
         if (end > r->source->bytes)
-            return fail(E_INPUT, weights_place(w, 0, e->info.name),
-                        "the file is cut short or damaged: fetch or copy it again",
-                        "ends at byte %llu, the file at %llu", (unsigned long long)end,
-                        (unsigned long long)r->source->bytes);
+            return fail(
+                E_INPUT, weights_place(w, 0, e->info.name), "the file is cut short or damaged: fetch or copy it again",
+                "ends at byte %llu, the file at %llu", (unsigned long long)end, (unsigned long long)r->source->bytes);
         e->offset += data_at;
     }
     return OK;
@@ -160,8 +157,7 @@ static int check_split(const Weights *w)
     uint64_t parts = 1;
     TRY(gguf_uint(w, "split.count", &parts));
     if (parts <= 1) return OK;
-    return fail(E_INPUT, w->source[0].path,
-                "merge them first: llama-gguf-split --merge FIRST.gguf WHOLE.gguf",
+    return fail(E_INPUT, w->source[0].path, "merge them first: llama-gguf-split --merge FIRST.gguf WHOLE.gguf",
                 "one of %llu parts of a split GGUF model", (unsigned long long)parts);
 }
 

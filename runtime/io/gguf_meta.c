@@ -25,9 +25,8 @@ static int take_string(Reader *r, const GgufKey *k, const char **text, size_t *b
     TRY(reader_take(r, 8, &p));
     uint64_t n = le64(p);
     if (n > STRING_MAX)
-        return bad_key(
-            r->source, k,
-            tmpf("a string of %llu bytes, at most %d are read", (unsigned long long)n, STRING_MAX));
+        return bad_key(r->source, k,
+                       tmpf("a string of %llu bytes, at most %d are read", (unsigned long long)n, STRING_MAX));
     TRY(reader_take(r, n, &p));
     *text = (const char *)p;
     *bytes = (size_t)n;
@@ -66,11 +65,9 @@ int gguf_skip_items(Reader *r, GgufKey *k)
 {
     uint64_t least = k->item == GGUF_STRING ? 8 : gguf_type_bytes(k->item);
     if (k->count > ARRAY_MAX)
-        return bad_key(r->source, k,
-                       tmpf("%llu items, at most %d are read", (unsigned long long)k->count, ARRAY_MAX));
+        return bad_key(r->source, k, tmpf("%llu items, at most %d are read", (unsigned long long)k->count, ARRAY_MAX));
     if (k->count * least > reader_left(r))
-        return bad_key(r->source, k,
-                       tmpf("%llu items, more than the file can hold", (unsigned long long)k->count));
+        return bad_key(r->source, k, tmpf("%llu items, more than the file can hold", (unsigned long long)k->count));
     return k->item == GGUF_STRING ? skip_strings(r, k) : skip_numbers(r, k);
 }
 

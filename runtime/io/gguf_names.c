@@ -93,10 +93,9 @@ static int undo_interleaving(const Weights *w, Entry *e, uint64_t heads)
 {
     uint64_t rows = e->info.ndim ? (uint64_t)e->info.shape[0] : 1;
     if (heads == 0 || heads > rows || rows % heads || rows / heads % 2)
-        return fail(E_INPUT, weights_place(w, 0, e->info.name),
-                    "head_count and head_count_kv say how q and k are divided",
-                    "%llu rows cannot be %llu heads of rotary pairs", (unsigned long long)rows,
-                    (unsigned long long)heads);
+        return fail(
+            E_INPUT, weights_place(w, 0, e->info.name), "head_count and head_count_kv say how q and k are divided",
+            "%llu rows cannot be %llu heads of rotary pairs", (unsigned long long)rows, (unsigned long long)heads);
     e->rope_heads = (int)heads;
     return OK;
 }
@@ -106,9 +105,8 @@ static int map_tensor(const Weights *w, Entry *e, const GgufFamily *f, uint64_t 
     Parts p;
     if (!split_name(e->info.name, &p)) return OK;
     bool top = p.layer_bytes == 0;
-    const NameRow *row =
-        top ? find_row(top_names, COUNT_OF(top_names), p.stem, (size_t)p.stem_bytes, f->layer)
-            : find_row(layer_names, COUNT_OF(layer_names), p.stem, (size_t)p.stem_bytes, f->layer);
+    const NameRow *row = top ? find_row(top_names, COUNT_OF(top_names), p.stem, (size_t)p.stem_bytes, f->layer)
+                             : find_row(layer_names, COUNT_OF(layer_names), p.stem, (size_t)p.stem_bytes, f->layer);
     if (!row) return OK; // rope_freqs.weight and kin keep their names
     if (row->flags & NORM) e->shift = -f->norm_shift;
     if (f->interleaved && row->flags & (ROTARY_Q | ROTARY_K))

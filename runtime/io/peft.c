@@ -14,14 +14,13 @@ enum { CONFIG_MAX_BYTES = 1 << 20, RANK_MAX = 1 << 16, LIST_MAX = 4096, STRING_M
 // Keys that this file reads, and keys that say nothing about what a saved adapter computes.
 static const char *const known_keys[] = {
     "peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "fan_in_fan_out",
-    "base_model_name_or_path", "task_type", "target_modules", "rank_pattern", "alpha_pattern",
-    "modules_to_save", "bias", "init_lora_weights",
+    "base_model_name_or_path", "task_type", "target_modules", "rank_pattern", "alpha_pattern", "modules_to_save",
+    "bias", "init_lora_weights",
     // no bearing on the result
-    "auto_mapping", "inference_mode", "peft_version", "revision", "megatron_core", "megatron_config",
-    "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "runtime_config",
-    "layers_pattern"};
+    "auto_mapping", "inference_mode", "peft_version", "revision", "megatron_core", "megatron_config", "loftq_config",
+    "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "runtime_config", "layers_pattern"};
 
-// Features that change what an adapter computes: accepted only when off (null, false, 0, "" or empty).
+// Features that change what an adapter computes: accepted only when off (null, false or empty).
 static const char *const unsupported_keys[] = {"layers_to_transform",
                                                "exclude_modules",
                                                "layer_replication",
@@ -50,8 +49,7 @@ static bool listed(const char *const *list, size_t n, const char *key)
 
 static bool is_off(const json_t *v)
 {
-    return json_is_null(v) || json_is_false(v) || (json_is_number(v) && json_number_value(v) == 0) ||
-           (json_is_string(v) && json_string_length(v) == 0) ||
+    return json_is_null(v) || json_is_false(v) || (json_is_string(v) && json_string_length(v) == 0) ||
            (json_is_array(v) && json_array_size(v) == 0) || (json_is_object(v) && json_object_size(v) == 0);
 }
 
@@ -63,14 +61,12 @@ static int bad_key(const char *place, const char *key, const char *what)
 static int check_init(const json_t *v, const char *place)
 {
     const char *name = json_string_value(v);
-    if (!v || json_is_boolean(v) || json_is_null(v) ||
-        (name && listed(plain_inits, COUNT_OF(plain_inits), name)))
+    if (!v || json_is_boolean(v) || json_is_null(v) || (name && listed(plain_inits, COUNT_OF(plain_inits), name)))
         return OK;
-    return fail(
-        E_INPUT, place,
-        "convert it with PEFT first: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
-        "init_lora_weights \"%.64s\": the adapter belongs to base weights that this initialisation changed",
-        name ? name : "?");
+    return fail(E_INPUT, place,
+                "convert it with PEFT first: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
+                "init_lora_weights \"%.64s\": the adapter belongs to base weights that this initialisation changed",
+                name ? name : "?");
 }
 
 static int check_keys(json_t *config, const char *place)
@@ -78,12 +74,10 @@ static int check_keys(json_t *config, const char *place)
     const char *key, *type = json_string_value(json_object_get(config, "peft_type"));
     json_t *value;
     if (!type) return bad_key(place, "peft_type", "is missing");
-    if (!streq(type, "LORA"))
-        return fail(E_INPUT, place, "LORA adapters are read", "peft_type is \"%.64s\"", type);
+    if (!streq(type, "LORA")) return fail(E_INPUT, place, "LORA adapters are read", "peft_type is \"%.64s\"", type);
     const char *bias = json_string_value(json_object_get(config, "bias"));
     if (bias && !streq(bias, "none"))
-        return fail(E_INPUT, place, NULL, "bias is \"%.32s\": adapters with trained biases are not supported",
-                    bias);
+        return fail(E_INPUT, place, NULL, "bias is \"%.32s\": adapters with trained biases are not supported", bias);
     TRY(check_init(json_object_get(config, "init_lora_weights"), place));
     json_object_foreach(config, key, value)
     {
@@ -96,14 +90,12 @@ static int check_keys(json_t *config, const char *place)
 }
 
 // ---- values ---------------------------------------------------------------------------------------------------------
-static int read_number(const json_t *config, const char *key, double min, double max, double *out,
-                       const char *place)
+static int read_number(const json_t *config, const char *key, double min, double max, double *out, const char *place)
 {
     const json_t *v = json_object_get(config, key);
     if (!v || json_is_null(v)) return OK;
     double d = json_is_number(v) ? json_number_value(v) : NAN;
-    if (!(d >= min && d <= max))
-        return fail(E_INPUT, place, NULL, "%s is not a number from %g to %g", key, min, max);
+    if (!(d >= min && d <= max)) return fail(E_INPUT, place, NULL, "%s is not a number from %g to %g", key, min, max);
     *out = d;
     return OK;
 }
@@ -170,8 +162,8 @@ static pcre2_code *pattern_compile(const char *pattern)
     int error;
     PCRE2_SIZE at;
     char *whole = xasprintf("(.*\\.)?(%s)$", pattern);
-    pcre2_code *re = pcre2_compile((PCRE2_SPTR)whole, PCRE2_ZERO_TERMINATED, PCRE2_ANCHORED | PCRE2_UTF,
-                                   &error, &at, NULL);
+    pcre2_code *re =
+        pcre2_compile((PCRE2_SPTR)whole, PCRE2_ZERO_TERMINATED, PCRE2_ANCHORED | PCRE2_UTF, &error, &at, NULL);
     free(whole);
     return re;
 }
@@ -198,9 +190,7 @@ static int read_pattern_entry(PeftConfig *c, const char *key, const char *patter
     bool ok = is_rank ? json_is_integer(value) && number >= 1 && number <= RANK_MAX : fabs(number) <= 1e6;
     if (!ok) return fail(E_INPUT, place, NULL, "%s: the value of \"%.128s\" is out of range", key, pattern);
     pcre2_code *re = *pattern && strlen(pattern) <= STRING_MAX ? pattern_compile(pattern) : NULL;
-    if (!re)
-        return fail(E_INPUT, place, NULL, "%s: \"%.128s\" is no module name or regular expression", key,
-                    pattern);
+    if (!re) return fail(E_INPUT, place, NULL, "%s: \"%.128s\" is no module name or regular expression", key, pattern);
     pcre2_code_free(re);
     int i = c->n_pattern++;
     c->pattern[i] = xstrdup(pattern);
@@ -227,8 +217,7 @@ static int read_patterns(PeftConfig *c, const json_t *config, const char *place)
     for (int k = 0; k < 2; k++) {
         const char *pattern;
         json_t *value;
-        json_object_foreach(table[k], pattern, value)
-            TRY(read_pattern_entry(c, keys[k], pattern, value, place));
+        json_object_foreach(table[k], pattern, value) TRY(read_pattern_entry(c, keys[k], pattern, value, place));
     }
     return OK;
 }
@@ -239,8 +228,7 @@ void peft_module_rank(const PeftConfig *c, const char *module, int *rank, double
     *rank = c->rank;
     *alpha = c->alpha;
     for (int i = 0; i < c->n_pattern && !(have_rank && have_alpha); i++) {
-        bool for_rank = c->pattern_rank[i] > 0 && !have_rank,
-             for_alpha = !isnan(c->pattern_alpha[i]) && !have_alpha;
+        bool for_rank = c->pattern_rank[i] > 0 && !have_rank, for_alpha = !isnan(c->pattern_alpha[i]) && !have_alpha;
         if ((!for_rank && !for_alpha) || !pattern_matches(c->pattern[i], module)) continue;
         if (for_rank) *rank = c->pattern_rank[i];
         if (for_alpha) *alpha = c->pattern_alpha[i];
@@ -290,8 +278,7 @@ int peft_config_read(PeftConfig *out, const char *dir)
     int status =
         path_exists(path)
             ? file_read(path, CONFIG_MAX_BYTES, &text, &bytes)
-            : fail(E_INPUT, dir,
-                   "a PEFT adapter is a directory with adapter_config.json and adapter_model.safetensors",
+            : fail(E_INPUT, dir, "a PEFT adapter is a directory with adapter_config.json and adapter_model.safetensors",
                    "no adapter_config.json in it");
     if (status == OK) status = peft_config_parse(out, text, bytes, path);
     free(text);
@@ -360,8 +347,7 @@ static json_t *config_json(const PeftConfig *c)
     for (size_t i = 0; i < COUNT_OF(off); i++) json_object_set_new(j, off[i], json_null());
     json_object_set_new(j, "peft_type", json_string("LORA"));
     json_object_set_new(j, "task_type", json_string(c->task_type ? c->task_type : "CAUSAL_LM"));
-    json_object_set_new(j, "base_model_name_or_path",
-                        c->base_model ? json_string(c->base_model) : json_null());
+    json_object_set_new(j, "base_model_name_or_path", c->base_model ? json_string(c->base_model) : json_null());
     json_object_set_new(j, "inference_mode", json_true());
     json_object_set_new(j, "r", json_integer(c->rank));
     json_object_set_new(j, "lora_alpha", number(c->alpha));
@@ -385,8 +371,8 @@ int peft_config_write(const PeftConfig *c, const char *dir)
     json_t *config = config_json(c);
     char *text = json_dumps(config, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(15));
     char *path = xasprintf("%s/adapter_config.json", dir);
-    int status = text ? file_write_atomic(path, text, strlen(text))
-                      : fail(E_FAILED, path, NULL, "cannot be written as JSON");
+    int status =
+        text ? file_write_atomic(path, text, strlen(text)) : fail(E_FAILED, path, NULL, "cannot be written as JSON");
     free(path);
     free(text);
     json_decref(config);

@@ -9,8 +9,8 @@ typedef struct PeftConfig {
     bool use_rslora, use_dora, fan_in_fan_out;
     const char *base_model; // base_model_name_or_path; NULL: not said
     const char *task_type;  // "CAUSAL_LM", "SEQ_CLS", ...; NULL: not said; CAUSAL_LM is written then
-    char **targets;      // module names as written ("q_proj"), or the one word "all-linear"; NULL-terminated
-    char *targets_regex; // when target_modules is a string other than "all-linear"; targets is NULL then
+    char **targets;         // module names as written ("q_proj"), or the one word "all-linear"; NULL-terminated
+    char *targets_regex;    // when target_modules is a string other than "all-linear"; targets is NULL then
     // rank_pattern and alpha_pattern: module name, dotted tail or regular expression -> value; the entries of the first, in its
     // order, then those of the second: parallel arrays of n_pattern entries (rank 0 / alpha NaN: not an entry of that table)
     int n_pattern;

@@ -25,8 +25,7 @@ static int header_read(const Source *s, char **text, size_t *bytes)
                     (unsigned long long)most);
     char *data = xmalloc((size_t)n);
     int status = source_read(s, sizeof length, data, (size_t)n);
-    if (status == OK && data[0] != '{')
-        status = fail(E_INPUT, s->path, NULL, "the header does not start with {");
+    if (status == OK && data[0] != '{') status = fail(E_INPUT, s->path, NULL, "the header does not start with {");
     if (status < 0) {
         free(data);
         return status;
@@ -40,8 +39,8 @@ static int header_read(const Source *s, char **text, size_t *bytes)
 static int read_offsets(const char *place, const json_t *offsets, uint64_t *begin, uint64_t *end)
 {
     const json_t *b = json_array_get(offsets, 0), *e = json_array_get(offsets, 1);
-    if (json_array_size(offsets) != 2 || !json_is_integer(b) || !json_is_integer(e) ||
-        json_integer_value(b) < 0 || json_integer_value(e) < json_integer_value(b))
+    if (json_array_size(offsets) != 2 || !json_is_integer(b) || !json_is_integer(e) || json_integer_value(b) < 0 ||
+        json_integer_value(e) < json_integer_value(b))
         return fail(E_INPUT, place, NULL, "data_offsets is not [begin, end] with 0 <= begin <= end");
     *begin = (uint64_t)json_integer_value(b);
     *end = (uint64_t)json_integer_value(e);
@@ -53,8 +52,7 @@ static int read_shape(const char *place, const json_t *shape, TensorInfo *info)
     if (!json_is_array(shape)) return fail(E_INPUT, place, NULL, "shape is not an array");
     size_t ndim = json_array_size(shape);
     if (ndim > COUNT_OF(info->shape))
-        return fail(E_INPUT, place, NULL, "%zu dimensions, at most %zu are read", ndim,
-                    COUNT_OF(info->shape));
+        return fail(E_INPUT, place, NULL, "%zu dimensions, at most %zu are read", ndim, COUNT_OF(info->shape));
     for (size_t d = 0; d < ndim; d++) {
         const json_t *extent = json_array_get(shape, d);
         if (!json_is_integer(extent) || json_integer_value(extent) < 0)
@@ -109,9 +107,8 @@ static int check_cover(Weights *w, int source, int first, uint64_t data_at)
         at += e->info.bytes;
     }
     if (at == s->bytes) return OK;
-    return fail(E_INPUT, s->path, "fetch or copy the file again",
-                "its tensors end at byte %llu, the file at %llu", (unsigned long long)at,
-                (unsigned long long)s->bytes);
+    return fail(E_INPUT, s->path, "fetch or copy the file again", "its tensors end at byte %llu, the file at %llu",
+                (unsigned long long)at, (unsigned long long)s->bytes);
 }
 
 static int check_metadata(const Source *s, const json_t *meta)
@@ -181,8 +178,8 @@ static bool shard_name_ok(const char *name)
 {
     size_t n = strlen(name);
     static const char tail[] = ".safetensors";
-    return name_ok(name, n, 255) && name[0] != '.' && !strchr(name, '/') && !strchr(name, '\\') &&
-           n > strlen(tail) && streq(name + n - strlen(tail), tail);
+    return name_ok(name, n, 255) && name[0] != '.' && !strchr(name, '/') && !strchr(name, '\\') && n > strlen(tail) &&
+           streq(name + n - strlen(tail), tail);
 }
 
 static int compare_names(const void *a, const void *b)
@@ -202,8 +199,7 @@ int safetensors_index_parse(json_t **map, char ***shards, int *n_shards, const c
     if (!index) return fail(E_INPUT, tmpf("%s:%d", place, error.line), NULL, "no JSON: %s", error.text);
     weight_map = json_object_get(index, "weight_map");
     if (!json_is_object(weight_map) || json_object_size(weight_map) == 0) {
-        status =
-            fail(E_INPUT, place, NULL, "weight_map is not an object that names the shard of each tensor");
+        status = fail(E_INPUT, place, NULL, "weight_map is not an object that names the shard of each tensor");
         goto done;
     }
     list = xcalloc(json_object_size(weight_map), sizeof *list);

@@ -104,8 +104,7 @@ int safetensors_write(const char *path, const TensorOut *tensors, int n)
     status = fd < 0 ? fail_errno(path, "cannot create") : write_file(fd, path, order, n);
     if (fd >= 0 && close(fd) < 0 && status == OK) status = fail_errno(path, "cannot close");
     if (status == OK && rename(beside, path) < 0) status = fail_errno(path, "cannot rename into place");
-    if (status == OK && file_sync_parent(path) < 0)
-        status = fail_errno(path, "cannot flush the directory to the disk");
+    if (status == OK && file_sync_parent(path) < 0) status = fail_errno(path, "cannot flush the directory to the disk");
     if (status < 0 && fd >= 0) unlink(beside);
     free(beside);
     free(order);

@@ -34,8 +34,7 @@ static int measure(const Weights *w, Entry *e)
     if (last % e->type->block)
         return fail(E_INPUT, place, NULL, "rows of %llu elements are no whole number of %s blocks of %u",
                     (unsigned long long)last, e->type->name, e->type->block);
-    if (!stored_bytes(e->type, n, &e->info.bytes))
-        return fail(E_INPUT, place, NULL, "its size in bytes overflows");
+    if (!stored_bytes(e->type, n, &e->info.bytes)) return fail(E_INPUT, place, NULL, "its size in bytes overflows");
     e->elements = n;
     e->row_elements = row;
     return OK;
@@ -45,10 +44,9 @@ int weights_add(Weights *w, const char *name, size_t name_bytes, Entry e)
 {
     const Source *s = &w->source[e.source];
     if (!name_ok(name, name_bytes, WEIGHTS_MAX_NAME))
-        return fail(E_INPUT, s->path, NULL, "the name of tensor %d is not 1 to %d bytes of printable UTF-8",
-                    w->n, WEIGHTS_MAX_NAME);
-    if (w->n == WEIGHTS_MAX_TENSORS)
-        return fail(E_INPUT, s->path, NULL, "more than %d tensors", WEIGHTS_MAX_TENSORS);
+        return fail(E_INPUT, s->path, NULL, "the name of tensor %d is not 1 to %d bytes of printable UTF-8", w->n,
+                    WEIGHTS_MAX_NAME);
+    if (w->n == WEIGHTS_MAX_TENSORS) return fail(E_INPUT, s->path, NULL, "more than %d tensors", WEIGHTS_MAX_TENSORS);
     if (w->n == w->cap) {
         w->cap = MAX(64, w->cap * 2);
         w->entry = xrealloc(w->entry, (size_t)w->cap * sizeof *w->entry);
@@ -62,14 +60,13 @@ int weights_add(Weights *w, const char *name, size_t name_bytes, Entry e)
     if (!add_ok(added->offset, added->info.bytes, &end) || end > s->bytes)
         return fail(E_INPUT, weights_place(w, e.source, added->info.name),
                     "the file is cut short or damaged: fetch or copy it again",
-                    "needs %llu bytes from byte %llu on, the file ends at %llu",
-                    (unsigned long long)added->info.bytes, (unsigned long long)added->offset,
-                    (unsigned long long)s->bytes);
+                    "needs %llu bytes from byte %llu on, the file ends at %llu", (unsigned long long)added->info.bytes,
+                    (unsigned long long)added->offset, (unsigned long long)s->bytes);
     return OK;
 }
 
 // ---- opening --------------------------------------------------------------------------------------------------------
-static const char *const convert_hint =
+static const char convert_hint[] =
     "convert it to safetensors: python -c \"from transformers import AutoModelForCausalLM as M; "
     "M.from_pretrained('IN').save_pretrained('OUT')\"";
 
@@ -86,10 +83,8 @@ static int open_file(Weights *w, const char *path)
     TRY(source_read(&w->source[0], 0, head, (size_t)MIN(sizeof head, w->source[0].bytes)));
     if (!memcmp(head, "GGUF", 4)) return gguf_open(w);
     if (ends_with(path, ".safetensors")) return safetensors_open_file(w);
-    bool pickle =
-        !memcmp(head, "PK\3\4", 4) || head[0] == 0x80; // torch.save: a zip archive, formerly a bare pickle
-    if (pickle)
-        return fail(E_INPUT, path, convert_hint, "a PyTorch pickle: it could run code, and is not read");
+    bool pickle = !memcmp(head, "PK\3\4", 4) || head[0] == 0x80; // torch.save: a zip archive, formerly a bare pickle
+    if (pickle) return fail(E_INPUT, path, convert_hint, "a PyTorch pickle, which could run code and is not read");
     return fail(E_INPUT, path, "a model is a Hugging Face directory, a .safetensors or a .gguf file",
                 "neither safetensors nor GGUF");
 }
@@ -102,18 +97,25 @@ static bool holds(const char *dir, const char *file)
     return there;
 }
 
+// Directories that people give for a model and that are none, by a file they hold.
+static const struct {
+    const char *file, *what, *hint;
+} no_models[] = {
+    {"pytorch_model.bin", "holds only PyTorch pickles, which could run code and are not read", convert_hint},
+    {"pytorch_model.bin.index.json", "holds only PyTorch pickles, which could run code and are not read", convert_hint},
+    {"adapter_config.json", "a PEFT adapter, not a model",
+     "give the model it was made for as model, and this directory as adapter"},
+};
+
 static int open_dir(Weights *w, const char *dir)
 {
-    static const char *const safetensors[] = {"model.safetensors", "model.safetensors.index.json"};
-    static const char *const pickles[] = {"pytorch_model.bin", "pytorch_model.bin.index.json"};
-    for (size_t i = 0; i < COUNT_OF(safetensors); i++)
-        if (holds(dir, safetensors[i])) return safetensors_open_dir(w, dir);
-    for (size_t i = 0; i < COUNT_OF(pickles); i++)
-        if (holds(dir, pickles[i]))
-            return fail(E_INPUT, dir, convert_hint,
-                        "holds only %s: PyTorch pickles could run code, and are not read", pickles[i]);
+    if (holds(dir, "model.safetensors") || holds(dir, "model.safetensors.index.json"))
+        return safetensors_open_dir(w, dir);
+    for (size_t i = 0; i < COUNT_OF(no_models); i++)
+        if (holds(dir, no_models[i].file)) return fail(E_INPUT, dir, no_models[i].hint, "%s", no_models[i].what);
     return fail(E_INPUT, dir,
-                "a model directory holds model.safetensors, or model.safetensors.index.json and its shards",
+                "a model directory holds model.safetensors, or model.safetensors.index.json and its shards; "
+                "a GGUF file is given by its own path",
                 "no model.safetensors in it");
 }
 
@@ -207,8 +209,7 @@ static void emit(const float *src, size_t n, float shift, DType t, char *dst)
 }
 
 // Decodes `blocks` blocks at raw and stores those of their elements that lie in [skip, skip+n).
-static void decode(const Entry *e, const uint8_t *raw, size_t blocks, size_t skip, size_t n, DType t,
-                   char *dst)
+static void decode(const Entry *e, const uint8_t *raw, size_t blocks, size_t skip, size_t n, DType t, char *dst)
 {
     float stage[STAGE_ELEMENTS];
     size_t at_once = STAGE_ELEMENTS / e->type->block;
@@ -228,12 +229,11 @@ static void decode(const Entry *e, const uint8_t *raw, size_t blocks, size_t ski
 static int read_span(const Weights *w, const Entry *e, uint64_t first, uint64_t n, DType t, char *dst)
 {
     const Source *s = &w->source[e->source];
-    bool same = e->type->block == 1 && e->shift == 0 &&
-                e->type == stored_type_safetensors(t == DT_F32 ? "F32" : "BF16");
+    bool same =
+        e->type->block == 1 && e->shift == 0 && e->type == stored_type_safetensors(t == DT_F32 ? "F32" : "BF16");
     if (same) return source_read(s, e->offset + first * dtype_size(t), dst, n * dtype_size(t));
     uint8_t raw[STAGE_BYTES];
-    const size_t block = e->type->block, block_bytes = e->type->block_bytes,
-                 at_once = sizeof raw / block_bytes;
+    const size_t block = e->type->block, block_bytes = e->type->block_bytes, at_once = sizeof raw / block_bytes;
     uint64_t next = first / block;
     size_t skip = first % block;
     while (n) {
@@ -267,12 +267,10 @@ int weights_read(Weights *w, int i, int64_t row0, int64_t rows, DType dst_t, voi
                     "weights may be F32, F16, BF16 or F64; in GGUF also Q4_0 to Q8_0 and Q2_K to Q6_K",
                     "stored as %s, which cannot be read as weights", e->type->name);
     if (e->rope_heads == 0)
-        return read_span(w, e, (uint64_t)row0 * e->row_elements, (uint64_t)rows * e->row_elements, dst_t,
-                         dst);
+        return read_span(w, e, (uint64_t)row0 * e->row_elements, (uint64_t)rows * e->row_elements, dst_t, dst);
     for (int64_t r = 0; r < rows; r++) {
         char *to = (char *)dst + (uint64_t)r * e->row_elements * dtype_size(dst_t);
-        TRY(read_span(w, e, interleaved_row(e, (uint64_t)(row0 + r)) * e->row_elements, e->row_elements,
-                      dst_t, to));
+        TRY(read_span(w, e, interleaved_row(e, (uint64_t)(row0 + r)) * e->row_elements, e->row_elements, dst_t, to));
     }
     return OK;
 }

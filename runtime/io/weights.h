@@ -21,12 +21,14 @@ int weights_count(const Weights *w);
 const TensorInfo *weights_info(const Weights *w, int i);
 int weights_find(const Weights *w, const char *hf_name); // index or -1
 // Rows [row0, row0+rows) (a 1-D tensor counts as one row per element) converted to dst_t (F32 or BF16), dequantised exactly
-// as the `gguf` Python package does. Pages read are given back: reading a whole model keeps nothing resident.
+// as the `gguf` Python package does; what is no f32 in the file (F64 too) goes through f32 and is rounded to bf16 once. Nothing of
+// the file stays resident. Several threads may read from one Weights at the same time. E_INPUT: no weight type, or a file cut short.
 int weights_read(Weights *w, int i, int64_t row0, int64_t rows, DType dst_t, void *dst);
-// The file's own metadata: for GGUF the value of a key as malloc'ed JSON text (arrays included), for safetensors __metadata__.
-char *weights_meta_json(const Weights *w, const char *key); // NULL when absent
+// The file's own metadata: for GGUF the value of a key as malloc'ed JSON text (arrays included), for safetensors a string of
+// __metadata__ (of the first shard that has one).
+char *weights_meta_json(const Weights *w, const char *key); // NULL when absent, or (with an error recorded) no longer readable
 bool weights_is_gguf(const Weights *w);
-uint64_t weights_total_bytes(const Weights *w);
+uint64_t weights_total_bytes(const Weights *w); // of all tensors, as stored
 
 // ---- writing safetensors ----
 typedef struct TensorOut {
@@ -38,5 +40,6 @@ typedef struct TensorOut {
     int (*read)(void *ctx, int64_t row0, int64_t rows, void *dst);
     void *ctx;
 } TensorOut;
-// One file, atomically (beside, fsync, rename); header {"__metadata__":{"format":"pt"}} as Hugging Face writes it.
+// One file, atomically (beside, fsync, rename); header {"__metadata__":{"format":"pt"}}, tensors in the library's order: byte for
+// byte what Hugging Face writes. On an error nothing is left behind, and a file that was there before is untouched.
 int safetensors_write(const char *path, const TensorOut *tensors, int n);

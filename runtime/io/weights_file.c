@@ -9,8 +9,7 @@
 
 int source_open(Source *s, const char *path)
 {
-    *s = (Source){.fd =
-                      open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)}; // a pipe of that name must not block us
+    *s = (Source){.fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)}; // a pipe of that name must not block us
     if (s->fd < 0) return fail_errno(path, "cannot open");
     struct stat st;
     if (fstat(s->fd, &st) < 0 || !S_ISREG(st.st_mode)) {
@@ -38,8 +37,8 @@ int source_read(const Source *s, uint64_t at, void *dst, size_t bytes)
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return fail_errno(s->path, "cannot read");
         if (n == 0)
-            return fail(E_INPUT, s->path, "fetch or copy the file again",
-                        "ends at byte %llu, %zu more are needed", (unsigned long long)at, bytes);
+            return fail(E_INPUT, s->path, "fetch or copy the file again", "ends at byte %llu, %zu more are needed",
+                        (unsigned long long)at, bytes);
         to += n;
         at += (uint64_t)n;
         bytes -= (size_t)n;
@@ -67,9 +66,8 @@ int reader_take(Reader *r, uint64_t bytes, const uint8_t **out)
 {
     if (bytes > reader_left(r))
         return fail(E_INPUT, r->source->path, "the file is cut short or damaged: fetch or copy it again",
-                    "ends at byte %llu, %llu bytes are needed at byte %llu",
-                    (unsigned long long)r->source->bytes, (unsigned long long)bytes,
-                    (unsigned long long)r->at);
+                    "ends at byte %llu, %llu bytes are needed at byte %llu", (unsigned long long)r->source->bytes,
+                    (unsigned long long)bytes, (unsigned long long)r->at);
     bool held = r->at >= r->window_at && r->at - r->window_at <= r->window_bytes &&
                 bytes <= r->window_bytes - (r->at - r->window_at);
     if (!held) TRY(reader_fill(r, (size_t)bytes));
