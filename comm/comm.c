@@ -12,12 +12,10 @@ static const CommOps *const kinds[] = {
 #undef COMM
 };
 
-// ---- launchers
-// ------------------------------------------------------------------------------------------------------
+// ---- launchers --------------------------------------------------------------------------------------------
 bool comm_launched_by_mpi(void)
 {
-    static const char *const marks[] = {"PMI_RANK", "PMI_SIZE", "PMI_FD", "PMIX_RANK",
-                                        "OMPI_COMM_WORLD_RANK"};
+    static const char *const marks[] = {"PMI_RANK", "PMI_SIZE", "PMI_FD", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"};
     for (size_t i = 0; i < COUNT_OF(marks); i++)
         if (getenv(marks[i])) return true;
     return false;
@@ -37,15 +35,13 @@ static int refuse_lonely_rank(const Comm *c)
     int tasks = env_int("SLURM_STEP_NUM_TASKS");
     if (!tasks && getenv("SLURM_STEP_ID")) tasks = env_int("SLURM_NTASKS");
     if (tasks > 1)
-        return fail(E_INPUT, "srun",
-                    "start it with `srun --mpi=pmi2`, or with `mpirun` inside the batch script",
+        return fail(E_INPUT, "srun", "start it with `srun --mpi=pmi2`, or with `mpirun` inside the batch script",
                     "this Slurm step has %d tasks, but each of them sees a world of one rank", tasks);
     int ompi = env_int("OMPI_COMM_WORLD_SIZE");
     if (ompi > 1)
         return fail(E_INPUT, "mpirun",
                     "start it with the mpirun of the MPI it was built with (`attune doctor` names it)",
-                    "Open MPI's mpirun started %d processes, but each of them sees a world of one rank",
-                    ompi);
+                    "Open MPI's mpirun started %d processes, but each of them sees a world of one rank", ompi);
     return OK;
 }
 
@@ -57,12 +53,10 @@ static int find_kind(const char *name, const CommOps **out)
         *out = kinds[i];
         return OK;
     }
-    return fail(E_MISSING, NULL, "this build knows: auto, self, mpi, fake", "no communicator of kind \"%s\"",
-                name);
+    return fail(E_MISSING, NULL, "this build knows: auto, self, mpi, fake", "no communicator of kind \"%s\"", name);
 }
 
-// ---- life
-// -----------------------------------------------------------------------------------------------------------
+// ---- life -------------------------------------------------------------------------------------------------
 int comm_open(Comm **out, const CommConfig *config)
 {
     Comm *c = xcalloc(1, sizeof *c);
@@ -119,8 +113,7 @@ _Noreturn void comm_abort(Comm *c, int exit_code)
     _exit(exit_code);
 }
 
-// ---- readings
-// -------------------------------------------------------------------------------------------------------
+// ---- readings ---------------------------------------------------------------------------------------------
 int comm_rank(const Comm *c)
 {
     return c->rank;
@@ -146,8 +139,7 @@ void *comm_mpi_handle(const Comm *c)
     return c->ops->mpi_handle ? c->ops->mpi_handle(c) : NULL;
 }
 
-// ---- collectives
-// ----------------------------------------------------------------------------------------------------
+// ---- collectives ------------------------------------------------------------------------------------------
 static size_t checked_bytes(size_t count, DType t, size_t times)
 {
     size_t bytes = 0;
@@ -218,8 +210,9 @@ static int64_t severity(int status)
 
 int comm_agree(Comm *c, int status)
 {
-    // One number holds severity, whether this rank can say what happened (a rank that heard of the fault in an earlier agreement
-    // cannot), and the rank: one MAX finds the worst status and the lowest of the ranks that should tell of it.
+    // One number holds severity, whether this rank can say what happened (a rank that heard of the fault in
+    // an earlier agreement cannot), and the rank: one MAX finds the worst status and the lowest of the ranks
+    // that should tell of it.
     const ErrorRecord *mine = error_last();
     int64_t tells = mine->code && *mine->what;
     int64_t worst = severity(status) << 32 | tells << 31 | (INT32_MAX - c->rank);
@@ -229,7 +222,8 @@ int comm_agree(Comm *c, int status)
     int agreed = level == 1 ? E_PREEMPTED : (int)(1 - level);
     int culprit = INT32_MAX - (int)(worst & INT32_MAX);
     if (culprit != c->rank) {
-        // What this rank found itself is less bad, or the same thing again: an error is told once, by the culprit.
+        // What this rank found itself is less bad, or the same thing again: an error is told once, by the
+        // culprit.
         if (tells) log_debug("%s: %s (rank %d reports its own)", mine->place, mine->what, culprit);
         error_clear();
         fail(agreed, tmpf("rank %d", culprit), NULL, "%s", "");
@@ -242,31 +236,35 @@ int comm_broadcast_blob(Comm *c, void **data, size_t *bytes, int root)
 {
     int64_t size = c->rank == root ? (int64_t)*bytes : 0;
     TRY(comm_broadcast(c, &size, 1, DT_I64, root));
-    if (c->rank != root) {
-        char *copy = xmalloc((size_t)size + 1);
-        copy[size] = 0; // so that a string can be used as one
-        *data = copy;
-        *bytes = (size_t)size;
+    // MPI writes to the root's buffer too (the same bytes): a copy travels, so that the root's may be read-only.
+    char *copy = xmalloc((size_t)size + 1);
+    if (c->rank == root && size) memcpy(copy, *data, (size_t)size);
+    copy[size] = 0; // so that a string can be used as one
+    int status = comm_broadcast(c, copy, (size_t)size, DT_U8, root);
+    if (c->rank == root || status < 0) {
+        free(copy);
+        return status;
     }
-    return comm_broadcast(c, *data, (size_t)size, DT_U8, root);
+    *data = copy;
+    *bytes = (size_t)size;
+    return OK;
 }
 
-// ---- arithmetic of reductions
-// ---------------------------------------------------------------------------------------
-#define REDUCE_LOOP(T, expr)                                                                                 \
-    do {                                                                                                     \
-        T *a = x;                                                                                            \
-        const T *b = y;                                                                                      \
-        for (size_t i = 0; i < count; i++) a[i] = (T)(expr);                                                 \
+// ---- arithmetic of reductions -----------------------------------------------------------------------------
+#define REDUCE_LOOP(T, expr)                                                                                           \
+    do {                                                                                                               \
+        T *a = x;                                                                                                      \
+        const T *b = y;                                                                                                \
+        for (size_t i = 0; i < count; i++) a[i] = (T)(expr);                                                           \
     } while (0)
-#define REDUCE_TYPE(T, sum)                                                                                  \
-    do {                                                                                                     \
-        if (op == REDUCE_SUM)                                                                                \
-            REDUCE_LOOP(T, sum);                                                                             \
-        else if (op == REDUCE_MAX)                                                                           \
-            REDUCE_LOOP(T, MAX(a[i], b[i]));                                                                 \
-        else                                                                                                 \
-            REDUCE_LOOP(T, MIN(a[i], b[i]));                                                                 \
+#define REDUCE_TYPE(T, sum)                                                                                            \
+    do {                                                                                                               \
+        if (op == REDUCE_SUM)                                                                                          \
+            REDUCE_LOOP(T, sum);                                                                                       \
+        else if (op == REDUCE_MAX)                                                                                     \
+            REDUCE_LOOP(T, MAX(a[i], b[i]));                                                                           \
+        else                                                                                                           \
+            REDUCE_LOOP(T, MIN(a[i], b[i]));                                                                           \
     } while (0)
 
 static void add_bf16(bf16_t *x, const bf16_t *y, size_t count)

@@ -27,12 +27,13 @@ int comm_local_size(const Comm *c);
 int comm_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op);                       // in place
 int comm_reduce_scatter(Comm *c, void *x_all, void *out_mine, size_t count_each, DType t);       // sum
 int comm_all_gather(Comm *c, const void *mine, void *all, size_t count_each, DType t);
-int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root);
+int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root); // x must be writable on the root too
 int comm_barrier(Comm *c);
-// All ranks return the worst status (the most negative but E_PREEMPTED only when nothing is worse). The rank with the fault
-// keeps its error record; others get a record that says which rank failed and is not to be printed again (code set, empty what).
+// All ranks return the worst status (the most negative but E_PREEMPTED only when nothing is worse). The lowest rank with that
+// fault keeps its error record; others get a record that says which rank failed and is not to be printed again (code set,
+// empty what). Who goes on after a failure calls error_clear first, on every rank.
 int comm_agree(Comm *c, int status);
-// Host strings and small structs: rank 0's bytes to all. *data is malloc'ed on the other ranks.
+// Host strings and small structs: the root's bytes to all. *data is malloc'ed on the other ranks, with a NUL after it.
 int comm_broadcast_blob(Comm *c, void **data, size_t *bytes, int root);
 
 _Noreturn void comm_abort(Comm *c, int exit_code); // ends every rank now

@@ -243,8 +243,7 @@ static int in_pieces(const Transfer *x, size_t count, size_t piece, StartFn star
     while (ended < pieces) {
         while (started < pieces && started - ended < PIECES_AT_ONCE) {
             size_t first = started * piece;
-            TRY(check(start(x, first, (int)MIN(piece, count - first), &request[started % PIECES_AT_ONCE]),
-                      what));
+            TRY(check(start(x, first, (int)MIN(piece, count - first), &request[started % PIECES_AT_ONCE]), what));
             started++;
         }
         TRY(wait_for(x->c, &request[ended % PIECES_AT_ONCE], what));
@@ -282,10 +281,9 @@ static int mpi_reduce_scatter(Comm *c, const void *x_all, void *out_mine, size_t
         for (size_t r = 0; r < (size_t)c->size; r++)
             memcpy(together + r * n * size, (const char *)x_all + (r * count_each + first) * size, n * size);
         MPI_Request request;
-        status =
-            check(MPI_Ireduce_scatter_block(together, (char *)out_mine + first * size, (int)n, mpi_type(t),
-                                            mpi_op(t, REDUCE_SUM), ((MpiComm *)c->impl)->comm, &request),
-                  "reduce_scatter");
+        status = check(MPI_Ireduce_scatter_block(together, (char *)out_mine + first * size, (int)n, mpi_type(t),
+                                                 mpi_op(t, REDUCE_SUM), ((MpiComm *)c->impl)->comm, &request),
+                       "reduce_scatter");
         if (status == OK) status = wait_for(c, &request, "reduce_scatter");
     }
     free(together);

@@ -36,11 +36,9 @@ static void read_group(const char *dir, uint64_t *memory, uint64_t *milli_cpus)
 {
     char line[256];
     long long quota, period;
-    if (read_line(dir, "memory.max", line, sizeof line) ||
-        read_line(dir, "memory.limit_in_bytes", line, sizeof line))
+    if (read_line(dir, "memory.max", line, sizeof line) || read_line(dir, "memory.limit_in_bytes", line, sizeof line))
         lower_to(memory, strtoull(line, NULL, 10));
-    if (read_line(dir, "cpu.max", line, sizeof line) && sscanf(line, "%lld %lld", &quota, &period) == 2 &&
-        period > 0)
+    if (read_line(dir, "cpu.max", line, sizeof line) && sscanf(line, "%lld %lld", &quota, &period) == 2 && period > 0)
         lower_to(milli_cpus, (uint64_t)(quota * 1000 / period));
     if (read_line(dir, "cpu.cfs_quota_us", line, sizeof line) && (quota = atoll(line)) > 0 &&
         read_line(dir, "cpu.cfs_period_us", line, sizeof line) && (period = atoll(line)) > 0)
@@ -85,8 +83,7 @@ static int load(hwloc_topology_t *out, hwloc_cpuset_t *mine)
 {
     hwloc_topology_t t = NULL;
     *mine = NULL;
-    if (hwloc_topology_init(&t) < 0)
-        return fail(E_FAILED, "hwloc", NULL, "cannot read this machine's topology");
+    if (hwloc_topology_init(&t) < 0) return fail(E_FAILED, "hwloc", NULL, "cannot read this machine's topology");
     hwloc_topology_set_io_types_filter(t, HWLOC_TYPE_FILTER_KEEP_NONE);
     hwloc_topology_set_icache_types_filter(t, HWLOC_TYPE_FILTER_KEEP_NONE);
     if (hwloc_topology_load(t) < 0) {
@@ -152,8 +149,7 @@ int topo_read(Topo *out)
     hwloc_topology_t t;
     hwloc_cpuset_t mine;
     TRY(load(&t, &mine));
-    uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE),
-             milli_cpus = UINT64_MAX;
+    uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE), milli_cpus = UINT64_MAX;
     read_limits(&memory, &milli_cpus);
     int quota = quota_cores(milli_cpus);
     *out = (Topo){.cores = MIN(core_count(t, mine), quota),
@@ -167,8 +163,7 @@ int topo_read(Topo *out)
 
 // ---- binding ----------------------------------------------------------------------------------------------
 // Cores [first, first+n) of the process's, less the hardware threads it may not use.
-static int bind_cores(hwloc_topology_t t, hwloc_const_cpuset_t mine, int first, int n, char *bound,
-                      size_t bytes)
+static int bind_cores(hwloc_topology_t t, hwloc_const_cpuset_t mine, int first, int n, char *bound, size_t bytes)
 {
     hwloc_cpuset_t share = hwloc_bitmap_alloc();
     for (int i = first; i < first + n; i++) {

@@ -1,8 +1,8 @@
-// checkpoint: saving and loading OUTPUT/checkpoints. Owns the HDF5 calls and the protocol that makes a directory appear whole
-// or not at all. manifest.c owns the digests.
+// checkpoint: saving and loading OUTPUT/checkpoints. Owns the HDF5 calls and the protocol that makes a
+// directory appear whole or not at all. manifest.c owns the digests.
 //
-// state.h5, in the file format of HDF5 1.10 (its metadata carries checksums; the older one reads damage as data), no filters,
-// every dataset contiguous and allocated when created:
+// state.h5, in the file format of HDF5 1.10 (its metadata carries checksums; the older one reads damage as
+// data), no filters, every dataset contiguous and allocated when created:
 //   /            attributes format, format_version, step, complete (1 once everything has been written)
 //   /model/NAME, /adapter/NAME, /optim/NAME/m, ...   one dataset per global tensor; BF16 is a 16-bit float type of its own
 //   /meta/json   the text of CkptMeta, bytes
@@ -13,7 +13,8 @@
 //     are 20 times slower. Metadata is written collectively: HDF5 hangs more often on a failed write otherwise
 //   3 fsync after the close (HDF5 writes its superblock after its own last fsync), digests of the file, each rank a share
 //   4 MANIFEST, fsync, rename to step-N, fsync of the parent, old steps removed   (rank 0)
-// A rank can hang inside HDF5 when another rank's write failed during the close, so every save has a deadline.
+// A rank can hang inside HDF5 when another rank's write failed during the close, so every save has a
+// deadline.
 //
 // Loading. Digests are compared before HDF5 sees the file: HDF5 is not made for damaged or hostile files.
 #define _GNU_SOURCE
@@ -39,7 +40,7 @@ static const char format_name[] = "attune";
 static const char meta_name[] = "meta/json";
 static const size_t slab_limit = (size_t)1 << 30; // MPI-IO counts in int: independent transfers of 2 GiB fail
 
-// ---- HDF5's errors --------------------------------------------------------------------------------------------------
+// ---- HDF5's errors ----------------------------------------------------------------------------------------
 typedef struct Cause {
     char text[256];
 } Cause;
@@ -76,7 +77,7 @@ static void h5_quiet(void)
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
 }
 
-// ---- types and shapes -----------------------------------------------------------------------------------------------
+// ---- types and shapes -------------------------------------------------------------------------------------
 // 1 sign, 8 exponent and 7 mantissa bits; every HDF5 reader understands it and widens it exactly.
 static hid_t bf16_type(void)
 {
@@ -87,7 +88,8 @@ static hid_t bf16_type(void)
     return t;
 }
 
-// The caller closes it. Files are little-endian, as are the machines this runs on, so it is the type in memory too.
+// The caller closes it. Files are little-endian, as are the machines this runs on, so it is the type in
+// memory too.
 static hid_t h5_type(DType t)
 {
     switch (t) {
@@ -120,7 +122,8 @@ static void check_part(const CkptTensor *t)
     ASSERT(t->cols > 0 && t->col0 >= 0 && t->col0 + t->cols <= t->shape[1]);
 }
 
-// Calls H5Dwrite or H5Dread for this rank's part, in slabs of whole rows below the limit; independently of other ranks.
+// Calls H5Dwrite or H5Dread for this rank's part, in slabs of whole rows below the limit; independently of
+// other ranks.
 static int transfer(hid_t set, const CkptTensor *t, bool write)
 {
     size_t row_bytes = (size_t)t->cols * dtype_size(t->t);
@@ -151,7 +154,7 @@ static void warn_instead(const char *consequence)
     error_clear();
 }
 
-// ---- directories ----------------------------------------------------------------------------------------------------
+// ---- directories ------------------------------------------------------------------------------------------
 // "step-00000100" -> 100; -1 for any other name.
 static int64_t step_of(const char *name)
 {
@@ -214,8 +217,9 @@ static int sync_path(const char *path, int flags)
     return status;
 }
 
-// ---- deadline -------------------------------------------------------------------------------------------------------
-// A thread that ends the job when a save takes far longer than it can. It makes no MPI or HDF5 call but the abort.
+// ---- deadline ---------------------------------------------------------------------------------------------
+// A thread that ends the job when a save takes far longer than it can. It makes no MPI or HDF5 call but the
+// abort.
 typedef struct Deadline {
     Comm *comm;
     double seconds;
@@ -276,7 +280,7 @@ static void deadline_stop(Deadline *d)
     pthread_mutex_destroy(&d->lock);
 }
 
-// ---- saving ---------------------------------------------------------------------------------------------------------
+// ---- saving -----------------------------------------------------------------------------------------------
 typedef struct Save {
     Comm *comm;
     char *parent, *tmp, *final, *file; // checkpoints/, .tmp-step-N/, step-N/, .tmp-step-N/state.h5
@@ -428,8 +432,9 @@ static int digest_state(Save *s)
     return status;
 }
 
-// A step that was published before (the run went back behind it) changes places with the new one in a single act where the
-// file system can do that. The old one then lies under the temporary name or .del-: sweep removes it.
+// A step that was published before (the run went back behind it) changes places with the new one in a single
+// act where the file system can do that. The old one then lies under the temporary name or .del-: sweep
+// removes it.
 static int move_into_place(const Save *s)
 {
     if (rename(s->tmp, s->final) == 0) return OK;
@@ -458,8 +463,9 @@ static int publish(const Save *s)
     return OK;
 }
 
-// ---- retention ------------------------------------------------------------------------------------------------------
-// Whether a step looks whole, at the cost of reading its MANIFEST: size and digests are there, the bytes are not read again.
+// ---- retention --------------------------------------------------------------------------------------------
+// Whether a step looks whole, at the cost of reading its MANIFEST: size and digests are there, the bytes are
+// not read again.
 static bool looks_whole(const char *dir)
 {
     char *path = xasprintf("%s/MANIFEST", dir), *file = xasprintf("%s/state.h5", dir);
@@ -507,7 +513,7 @@ static void retain(const Save *s, int keep)
     free(steps);
 }
 
-// ---- checkpoint_save ------------------------------------------------------------------------------------------------
+// ---- checkpoint_save --------------------------------------------------------------------------------------
 static void save_init(Save *s, Comm *c, const char *output, const CkptMeta *meta, const CkptTensor *t, int n)
 {
     ASSERT(meta->step >= 0 && meta->json && *meta->json);
@@ -563,7 +569,8 @@ static int save_phases(Save *s)
     return comm_agree(s->comm, first ? publish(s) : OK);
 }
 
-// On rank 0, after the agreement. A failed save leaves nothing behind; the error that ended it stays the thread's.
+// On rank 0, after the agreement. A failed save leaves nothing behind; the error that ended it stays the
+// thread's.
 static void tidy(const Save *s, int status, int keep)
 {
     ErrorRecord cause = *error_last();
@@ -590,7 +597,7 @@ int checkpoint_save(Comm *c, const char *output, const CkptMeta *meta, const Ckp
     return status;
 }
 
-// ---- verifying ------------------------------------------------------------------------------------------------------
+// ---- verifying --------------------------------------------------------------------------------------------
 // The state.h5 whose digests this process has compared last, so that finding and then loading reads it once.
 static struct stat verified;
 
@@ -713,8 +720,9 @@ int checkpoint_list(const char *dir, int (*fn)(void *ctx, const CkptTensor *t), 
     return status;
 }
 
-// ---- loading --------------------------------------------------------------------------------------------------------
-// Every rank opens the file for itself, without MPI: reading needs no agreement inside HDF5, so nothing can hang there.
+// ---- loading ----------------------------------------------------------------------------------------------
+// Every rank opens the file for itself, without MPI: reading needs no agreement inside HDF5, so nothing can
+// hang there.
 static int open_state(const char *dir, hid_t *file)
 {
     char *path = xasprintf("%s/state.h5", dir);

@@ -19,8 +19,7 @@ void manifest_free(Manifest *m)
     memset(m, 0, sizeof *m);
 }
 
-// ---- building
-// -------------------------------------------------------------------------------------------------------
+// ---- building ---------------------------------------------------------------------------------------------
 static int by_offset(const void *a, const void *b)
 {
     uint64_t x = ((const ManifestTensor *)a)->offset, y = ((const ManifestTensor *)b)->offset;
@@ -72,8 +71,7 @@ void manifest_print(const Manifest *m, Buf *out)
     buf_printf(out, "end %016" PRIx64 "\n", hash64(out->data + start, out->len - start, 0));
 }
 
-// ---- digests
-// --------------------------------------------------------------------------------------------------------
+// ---- digests ----------------------------------------------------------------------------------------------
 // The leaves of a rank: those that begin in its 1/size of the file.
 static void share_of(const Manifest *m, int rank, int size, size_t *from, size_t *to)
 {

@@ -29,8 +29,7 @@ static const char *const traces[] = {"recipe.yaml", "metrics.jsonl", "checkpoint
 static const char *const products[] = {"metrics.jsonl", "checkpoints", "adapter",
                                        "eval.json",     "report.html", "status.json"};
 
-// ---- removing
-// -------------------------------------------------------------------------------------------------------
+// ---- removing ---------------------------------------------------------------------------------------------
 static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw)
 {
     (void)st, (void)kind, (void)ftw;
@@ -54,8 +53,7 @@ static int remove_products(const RunDir *r)
     return status;
 }
 
-// ---- lock
-// -----------------------------------------------------------------------------------------------------------
+// ---- lock -------------------------------------------------------------------------------------------------
 // Who holds the lock: the file's text, "pid N on HOST".
 static void read_holder(int fd, char *who, size_t bytes)
 {
@@ -103,8 +101,7 @@ static int take_lock(RunDir *r)
     return status;
 }
 
-// ---- opening
-// --------------------------------------------------------------------------------------------------------
+// ---- opening ----------------------------------------------------------------------------------------------
 static int refuse_foreign_run(const RunDir *r)
 {
     for (size_t i = 0; i < COUNT_OF(traces); i++) {
@@ -155,8 +152,7 @@ const char *rundir_path(const RunDir *r)
     return r->path;
 }
 
-// ---- files
-// ----------------------------------------------------------------------------------------------------------
+// ---- files ------------------------------------------------------------------------------------------------
 int rundir_write(RunDir *r, const char *name, const void *data, size_t bytes)
 {
     if (!r->writes) return OK;
@@ -185,8 +181,7 @@ int rundir_status(RunDir *r, const char *state, int code, int rank, int64_t step
     return status;
 }
 
-// ---- metrics.jsonl
-// ----------------------------------------------------------------------------------------------------
+// ---- metrics.jsonl ----------------------------------------------------------------------------------------
 static int open_metrics(RunDir *r)
 {
     if (r->metrics_fd >= 0) return OK;

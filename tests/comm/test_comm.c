@@ -1,0 +1,301 @@
+// Collectives against values computed here, for any number of ranks (4 on 2 cores: more ranks than cores), and what is built
+// out of them. Every rank runs every test.
+#include "comm.h"
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+static Comm *world;
+static int rank, size;
+
+// One element, less than a piece, and several pieces with a rest.
+static const size_t counts[] = {1, 7, 1000, 900001};
+
+// Small integers: exact in every type, and different for every rank and place.
+static int value_of(int r, size_t i)
+{
+    return (int)((i * 7 + (size_t)r * 3) % 11);
+}
+
+static double expected(ReduceOp op, size_t i)
+{
+    double v = value_of(0, i);
+    for (int r = 1; r < size; r++) {
+        double w = value_of(r, i);
+        v = op == REDUCE_SUM ? v + w : op == REDUCE_MAX ? MAX(v, w) : MIN(v, w);
+    }
+    return v;
+}
+
+static void put(void *x, size_t i, DType t, double v)
+{
+    switch (t) {
+    case DT_F32: ((float *)x)[i] = (float)v; break;
+    case DT_BF16: ((bf16_t *)x)[i] = f32_to_bf16((float)v); break;
+    case DT_I64: ((int64_t *)x)[i] = (int64_t)v; break;
+    case DT_I32: ((int32_t *)x)[i] = (int32_t)v; break;
+    default: ((uint8_t *)x)[i] = (uint8_t)v;
+    }
+}
+
+static double get(const void *x, size_t i, DType t)
+{
+    switch (t) {
+    case DT_F32: return ((const float *)x)[i];
+    case DT_BF16: return bf16_to_f32(((const bf16_t *)x)[i]);
+    case DT_I64: return (double)((const int64_t *)x)[i];
+    case DT_I32: return ((const int32_t *)x)[i];
+    default: return ((const uint8_t *)x)[i];
+    }
+}
+
+static const DType types[] = {DT_F32, DT_BF16, DT_I64, DT_I32, DT_U8};
+
+static void check_all_reduce(DType t, ReduceOp op, size_t count)
+{
+    void *x = xmalloc(count * dtype_size(t));
+    for (size_t i = 0; i < count; i++) put(x, i, t, value_of(rank, i));
+    assert_int_equal(comm_all_reduce(world, x, count, t, op), OK);
+    for (size_t i = 0; i < count; i++)
+        if (get(x, i, t) != expected(op, i)) fail_msg("%s[%zu] = %g", dtype_name(t), i, get(x, i, t));
+    free(x);
+}
+
+static void test_all_reduce(void **state)
+{
+    (void)state;
+    for (size_t t = 0; t < COUNT_OF(types); t++)
+        for (size_t n = 0; n < COUNT_OF(counts); n++) {
+            check_all_reduce(types[t], REDUCE_SUM, counts[n]);
+            if (types[t] == DT_BF16) continue; // sums only
+            check_all_reduce(types[t], REDUCE_MAX, counts[n]);
+            check_all_reduce(types[t], REDUCE_MIN, counts[n]);
+        }
+    assert_int_equal(comm_all_reduce(world, NULL, 0, DT_F32, REDUCE_SUM), OK);
+}
+
+// Beyond the 53 bits of a double: nothing is rounded on the way.
+static void test_i64_sums_are_exact(void **state)
+{
+    (void)state;
+    int64_t x[3] = {(INT64_MAX / size) - rank, INT64_MIN / size + rank, rank % 2 ? -1 : 1};
+    int64_t lost = (int64_t)size * (size - 1) / 2;
+    assert_int_equal(comm_all_reduce(world, x, 3, DT_I64, REDUCE_SUM), OK);
+    assert_true(x[0] == INT64_MAX / size * size - lost);
+    assert_true(x[1] == INT64_MIN / size * size + lost);
+    assert_true(x[2] == size % 2);
+}
+
+static void test_reduce_scatter(void **state)
+{
+    (void)state;
+    for (size_t t = 0; t < COUNT_OF(types); t++)
+        for (size_t n = 0; n < COUNT_OF(counts); n++) {
+            size_t each = counts[n], all = each * (size_t)size;
+            void *x = xmalloc(all * dtype_size(types[t])), *mine = xmalloc(each * dtype_size(types[t]));
+            for (size_t i = 0; i < all; i++) put(x, i, types[t], value_of(rank, i));
+            assert_int_equal(comm_reduce_scatter(world, x, mine, each, types[t]), OK);
+            for (size_t i = 0; i < each; i++)
+                assert_true(get(mine, i, types[t]) == expected(REDUCE_SUM, each * (size_t)rank + i));
+            free(x);
+            free(mine);
+        }
+}
+
+static void test_all_gather(void **state)
+{
+    (void)state;
+    for (size_t t = 0; t < COUNT_OF(types); t++)
+        for (size_t n = 0; n < COUNT_OF(counts); n++) {
+            size_t each = counts[n];
+            void *mine = xmalloc(each * dtype_size(types[t])),
+                 *all = xmalloc(each * (size_t)size * dtype_size(types[t]));
+            for (size_t i = 0; i < each; i++) put(mine, i, types[t], value_of(rank, i));
+            assert_int_equal(comm_all_gather(world, mine, all, each, types[t]), OK);
+            for (int r = 0; r < size; r++)
+                for (size_t i = 0; i < each; i++)
+                    assert_true(get(all, (size_t)r * each + i, types[t]) == value_of(r, i));
+            free(mine);
+            free(all);
+        }
+}
+
+static void test_broadcast(void **state)
+{
+    (void)state;
+    for (int root = 0; root < size; root++)
+        for (size_t n = 0; n < COUNT_OF(counts); n++) {
+            int32_t *x = xcalloc(counts[n], sizeof *x);
+            for (size_t i = 0; i < counts[n] && rank == root; i++) x[i] = value_of(root, i);
+            assert_int_equal(comm_broadcast(world, x, counts[n], DT_I32, root), OK);
+            for (size_t i = 0; i < counts[n]; i++) assert_int_equal(x[i], value_of(root, i));
+            free(x);
+        }
+}
+
+static void test_blob(void **state)
+{
+    (void)state;
+    static const char text[] = "a string\0with a zero";
+    for (int root = 0; root < size; root++) {
+        void *data = rank == root ? (void *)text : NULL;
+        size_t bytes = rank == root ? sizeof text : 0;
+        assert_int_equal(comm_broadcast_blob(world, &data, &bytes, root), OK);
+        assert_int_equal(bytes, sizeof text);
+        assert_memory_equal(data, text, sizeof text);
+        if (rank != root) free(data);
+
+        data = rank == root ? (void *)text : NULL;
+        bytes = 0;
+        assert_int_equal(comm_broadcast_blob(world, &data, &bytes, root), OK);
+        assert_int_equal(bytes, 0);
+        if (rank != root) {
+            assert_int_equal(*(char *)data, 0); // an empty string
+            free(data);
+        }
+    }
+}
+
+static void test_split(void **state)
+{
+    (void)state;
+    Comm *part;
+    int color = rank % 2, members = (size + 1 - color) / 2;
+    assert_int_equal(comm_split(&part, world, color, -rank), OK); // the key turns the order round
+    assert_int_equal(comm_size(part), members);
+    assert_int_equal(comm_rank(part), members - 1 - rank / 2);
+    int64_t sum = rank, want = 0;
+    for (int r = color; r < size; r += 2) want += r;
+    assert_int_equal(comm_all_reduce(part, &sum, 1, DT_I64, REDUCE_SUM), OK);
+    assert_int_equal(sum, want);
+    comm_close(part);
+}
+
+static void test_split_grid(void **state)
+{
+    (void)state;
+    for (int columns = 1; columns <= size; columns++) {
+        if (size % columns) continue;
+        Comm *row, *column;
+        assert_int_equal(comm_split_grid(&row, world, columns, true), OK);
+        assert_int_equal(comm_split_grid(&column, world, columns, false), OK);
+        assert_int_equal(comm_size(row), columns);
+        assert_int_equal(comm_rank(row), rank % columns);
+        assert_int_equal(comm_size(column), size / columns);
+        assert_int_equal(comm_rank(column), rank / columns);
+        comm_close(row);
+        comm_close(column);
+    }
+}
+
+// ---- agreement ----------------------------------------------------------------------------------------------
+// (fail) is ours, of base.h; without the parentheses it would be a macro of cmocka.
+static int agree_on(int culprit, int code, int others)
+{
+    error_clear();
+    if (rank == culprit && code < 0) (fail)(code, "here", NULL, "rank %d broke", rank);
+    return comm_agree(world, rank == culprit ? code : others);
+}
+
+static void test_agree(void **state)
+{
+    (void)state;
+    static const int codes[] = {E_FAILED, E_INPUT, E_MISSING, E_PREEMPTED};
+    assert_int_equal(agree_on(0, OK, OK), OK);
+    assert_int_equal(error_last()->code, OK);
+    for (int culprit = 0; culprit < size; culprit++)
+        for (size_t i = 0; i < COUNT_OF(codes); i++) {
+            assert_int_equal(agree_on(culprit, codes[i], OK), codes[i]);
+            assert_int_equal(error_last()->code, codes[i]);
+            assert_string_equal(error_last()->what, rank == culprit ? tmpf("rank %d broke", rank) : "");
+            if (rank != culprit) assert_string_equal(error_last()->place, tmpf("rank %d", culprit));
+            // Agreeing again on what is agreed: the one who can tell still can.
+            assert_int_equal(comm_agree(world, codes[i]), codes[i]);
+            assert_string_equal(error_last()->what, rank == culprit ? tmpf("rank %d broke", rank) : "");
+            assert_true(error_last()->agreed);
+        }
+    error_clear();
+}
+
+static void test_agree_on_the_worst(void **state)
+{
+    (void)state;
+    assert_int_equal(agree_on(size - 1, E_FAILED, E_PREEMPTED), E_FAILED);
+    if (size > 1) assert_int_equal(agree_on(size - 1, E_PREEMPTED, E_FAILED), E_FAILED);
+    if (size > 1) assert_int_equal(agree_on(0, E_FAILED, E_MISSING), E_MISSING);
+    assert_int_equal(agree_on(0, E_PREEMPTED, OK), E_PREEMPTED);
+    error_clear();
+}
+
+// The same fault on all ranks is told by the lowest only.
+static void test_agree_on_a_common_fault(void **state)
+{
+    (void)state;
+    error_clear();
+    assert_int_equal(comm_agree(world, (fail)(E_INPUT, "recipe.yaml:3", NULL, "unknown key")), E_INPUT);
+    assert_string_equal(error_last()->what, rank == 0 ? "unknown key" : "");
+    error_clear();
+}
+
+// ---- the rest -----------------------------------------------------------------------------------------------
+static void test_stats(void **state)
+{
+    (void)state;
+    CommStats before = comm_stats(world);
+    float x[100] = {0}, all[100 * 64];
+    comm_all_reduce(world, x, 100, DT_F32, REDUCE_SUM);
+    comm_broadcast(world, x, 50, DT_F32, 0);
+    if (size <= 64) comm_all_gather(world, x, all, 100, DT_F32);
+    CommStats after = comm_stats(world);
+    assert_int_equal(after.calls - before.calls, 3);
+    assert_int_equal(after.bytes - before.bytes, 400 + 200 + 400);
+    assert_true(after.wait_ms >= before.wait_ms);
+}
+
+static void test_places(void **state)
+{
+    (void)state;
+    assert_in_range(comm_local_size(world), 1, size);
+    assert_in_range(comm_local_rank(world), 0, comm_local_size(world) - 1);
+    assert_int_equal(comm_mpi_handle(world) != NULL, comm_launched_by_mpi());
+    assert_int_equal(comm_barrier(world), OK);
+}
+
+static int open_world(void **state)
+{
+    (void)state;
+    setenv("ATTUNE_COMM_TIMEOUT", "60", 0); // a rank that failed an assertion leaves the others waiting
+    if (comm_open(&world, &(CommConfig){.kind = "auto"}) < 0) return -1;
+    rank = comm_rank(world);
+    size = comm_size(world);
+    log_set_rank(rank, size);
+    return 0;
+}
+
+static int close_world(void **state)
+{
+    (void)state;
+    comm_close(world);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_all_reduce),
+        cmocka_unit_test(test_i64_sums_are_exact),
+        cmocka_unit_test(test_reduce_scatter),
+        cmocka_unit_test(test_all_gather),
+        cmocka_unit_test(test_broadcast),
+        cmocka_unit_test(test_blob),
+        cmocka_unit_test(test_split),
+        cmocka_unit_test(test_split_grid),
+        cmocka_unit_test(test_agree),
+        cmocka_unit_test(test_agree_on_the_worst),
+        cmocka_unit_test(test_agree_on_a_common_fault),
+        cmocka_unit_test(test_stats),
+        cmocka_unit_test(test_places),
+    };
+    return cmocka_run_group_tests(tests, open_world, close_world);
+}

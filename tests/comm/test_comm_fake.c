@@ -1,0 +1,119 @@
+// Opening: what is refused and why; and the pretended world of many ranks in one process.
+#include "comm.h"
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+static void test_fake_world(void **state)
+{
+    (void)state;
+    Comm *c, *row, *column;
+    assert_int_equal(comm_open(&c, &(CommConfig){.kind = "fake", .fake_size = 64}), OK);
+    assert_int_equal(comm_size(c), 64);
+    assert_int_equal(comm_rank(c), 0);
+    float x[2] = {1.5f, -2};
+    int64_t big = INT64_MAX / 64;
+    assert_int_equal(comm_all_reduce(c, x, 2, DT_F32, REDUCE_SUM), OK);
+    assert_true(x[0] == 96 && x[1] == -128);
+    assert_int_equal(comm_all_reduce(c, &big, 1, DT_I64, REDUCE_SUM), OK);
+    assert_true(big == INT64_MAX / 64 * 64);
+    assert_int_equal(comm_all_reduce(c, x, 2, DT_F32, REDUCE_MAX), OK);
+    assert_true(x[0] == 96 && x[1] == -128);
+
+    assert_int_equal(comm_split_grid(&row, c, 4, true), OK);
+    assert_int_equal(comm_split_grid(&column, c, 4, false), OK);
+    assert_int_equal(comm_size(row), 4);
+    assert_int_equal(comm_size(column), 16);
+    comm_close(row);
+    comm_close(column);
+    assert_int_equal(comm_agree(c, OK), OK);
+    comm_close(c);
+}
+
+static void test_fake_counts_bytes(void **state)
+{
+    (void)state;
+    Comm *c;
+    assert_int_equal(comm_open(&c, &(CommConfig){.kind = "fake", .fake_size = 64}), OK);
+    uint8_t mine[3] = {1, 2, 3}, all[64 * 3], part[3];
+    assert_int_equal(comm_all_gather(c, mine, all, 3, DT_U8), OK);
+    for (int i = 0; i < 64 * 3; i++) assert_int_equal(all[i], i % 3 + 1);
+    assert_int_equal(comm_stats(c).bytes, 3);
+    assert_int_equal(comm_reduce_scatter(c, all, part, 3, DT_U8), OK);
+    assert_int_equal(part[2], 3 * 64);
+    assert_int_equal(comm_stats(c).bytes, 3 + 64 * 3);
+    assert_int_equal(comm_broadcast(c, all, 64, DT_U8, 63), OK);
+    assert_int_equal(comm_stats(c).bytes, 3 + 64 * 3 + 64);
+    assert_int_equal(comm_stats(c).calls, 3);
+    comm_close(c);
+}
+
+static void refused(const CommConfig *config, int code, const char *hint)
+{
+    Comm *c = NULL;
+    assert_int_equal(comm_open(&c, config), code);
+    assert_null(c);
+    assert_non_null(strstr(error_last()->hint, hint));
+    error_clear();
+}
+
+// N processes that each believe they are alone.
+static void test_lonely_ranks_are_refused(void **state)
+{
+    (void)state;
+    const CommConfig self = {.kind = "self"};
+    Comm *c;
+    setenv("SLURM_STEP_NUM_TASKS", "2", 1);
+    refused(&self, E_INPUT, "srun --mpi=pmi2");
+    setenv("SLURM_STEP_NUM_TASKS", "1", 1);
+    assert_int_equal(comm_open(&c, &self), OK);
+    comm_close(c);
+    unsetenv("SLURM_STEP_NUM_TASKS");
+
+    // The batch script itself sees the allocation's tasks, but is no step of them.
+    setenv("SLURM_NTASKS", "4", 1);
+    assert_int_equal(comm_open(&c, &self), OK);
+    comm_close(c);
+    setenv("SLURM_STEP_ID", "0", 1);
+    refused(&self, E_INPUT, "srun --mpi=pmi2");
+    unsetenv("SLURM_STEP_ID");
+    unsetenv("SLURM_NTASKS");
+
+    setenv("OMPI_COMM_WORLD_SIZE", "2", 1);
+    refused(&self, E_INPUT, "attune doctor");
+    unsetenv("OMPI_COMM_WORLD_SIZE");
+}
+
+static void test_unknown_kinds_are_refused(void **state)
+{
+    (void)state;
+    refused(&(CommConfig){.kind = "carrier pigeon"}, E_MISSING, "self, mpi, fake");
+    refused(&(CommConfig){.kind = "fake", .fake_size = 0}, E_INPUT, "");
+}
+
+static void test_auto_is_self_without_a_launcher(void **state)
+{
+    (void)state;
+    Comm *c;
+    assert_false(comm_launched_by_mpi());
+    assert_int_equal(comm_open(&c, &(CommConfig){.kind = "auto"}), OK);
+    assert_int_equal(comm_size(c), 1);
+    assert_null(comm_mpi_handle(c));
+    comm_close(c);
+    comm_close(NULL);
+}
+
+int main(void)
+{
+    static const char *const launchers[] = {"PMI_RANK", "PMI_SIZE", "PMI_FD", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"};
+    for (size_t i = 0; i < COUNT_OF(launchers); i++) unsetenv(launchers[i]); // the tests may run inside a job
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fake_world),
+        cmocka_unit_test(test_fake_counts_bytes),
+        cmocka_unit_test(test_lonely_ranks_are_refused),
+        cmocka_unit_test(test_unknown_kinds_are_refused),
+        cmocka_unit_test(test_auto_is_self_without_a_launcher),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
