@@ -94,7 +94,7 @@ void tensor_table_add(TensorTable *t, const char *name, const char *stored, cons
         g->stored = xstrdup(stored);
         g->ndim = ndim;
         g->numbers = numbers;
-        memcpy(g->shape, shape, (size_t)ndim * sizeof *shape);
+        for (int i = 0; i < ndim; i++) g->shape[i] = shape[i];
     }
     for (int i = 0; i < numbers; i++) {
         g->low[i] = new ? number[i] : MIN(g->low[i], number[i]);
