@@ -5,7 +5,7 @@
 
 enum { MOST_COLUMNS = 16, KEY_WIDTH = 18 };
 
-// ---- values as text -------------------------------------------------------------------------------------------------
+// ---- values as text ---------------------------------------------------------------------------------------
 static bool ends_in(const char *s, const char *suffix)
 {
     size_t n = strlen(s), m = strlen(suffix);
@@ -66,7 +66,7 @@ static void put_fact(Buf *out, const char *key, const json_t *v, int depth)
     }
 }
 
-// ---- tables ---------------------------------------------------------------------------------------------------------
+// ---- tables -----------------------------------------------------------------------------------------------
 typedef struct Column {
     const char *key;
     bool number; // set to the right

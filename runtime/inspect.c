@@ -1,6 +1,6 @@
-// inspect.c: `attune inspect PATH`. A table of kinds says how each is recognised and described; a description is a JSON object,
-// which --json prints as it is and facts.c for people. Nothing is loaded: tensors are listed, and read only to verify
-// checksums.
+// inspect.c: `attune inspect PATH`. A table of kinds says how each is recognised and described; a description
+// is a JSON object, which --json prints as it is and facts.c for people. Nothing is loaded: tensors are
+// listed, and read only to verify checksums.
 #include "config/recipe.h"
 #include "data/describe.h"
 #include "facts.h"
@@ -16,7 +16,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-// ---- facts ----------------------------------------------------------------------------------------------------------
+// ---- facts ------------------------------------------------------------------------------------------------
 static void set_string(json_t *facts, const char *key, const char *value)
 {
     if (value && *value) json_object_set_new(facts, key, json_string(value));
@@ -53,7 +53,7 @@ static void set_weights(json_t *facts, const Weights *w)
     tensor_table_free(t);
 }
 
-// ---- models ---------------------------------------------------------------------------------------------------------
+// ---- models -----------------------------------------------------------------------------------------------
 static bool has(const char *dir, const char *name)
 {
     return path_exists(tmpf("%s/%s", dir, name));
@@ -168,7 +168,7 @@ static int describe_safetensors(json_t *facts, const char *path)
     return OK;
 }
 
-// ---- adapters -------------------------------------------------------------------------------------------------------
+// ---- adapters ---------------------------------------------------------------------------------------------
 static bool is_adapter(const char *path)
 {
     return path_is_dir(path) && has(path, "adapter_config.json");
@@ -198,7 +198,7 @@ static int describe_adapter(json_t *facts, const char *path)
     return describe_safetensors(facts, tmpf("%s/adapter_model.safetensors", path));
 }
 
-// ---- checkpoints ----------------------------------------------------------------------------------------------------
+// ---- checkpoints ------------------------------------------------------------------------------------------
 static bool is_checkpoint(const char *path)
 {
     return path_is_dir(path) && has(path, "state.h5");
@@ -265,7 +265,7 @@ static int describe_state_file(json_t *facts, const char *path)
     return status;
 }
 
-// ---- run directories ------------------------------------------------------------------------------------------------
+// ---- run directories --------------------------------------------------------------------------------------
 static bool is_run(const char *path)
 {
     return path_is_dir(path) && (has(path, "status.json") || has(path, "metrics.jsonl") || has(path, "checkpoints"));
@@ -370,7 +370,7 @@ static int describe_run(json_t *facts, const char *path)
     return set_checkpoints(facts, path);
 }
 
-// ---- datasets -------------------------------------------------------------------------------------------------------
+// ---- datasets ---------------------------------------------------------------------------------------------
 static bool is_dataset(const char *path)
 {
     return !path_is_dir(path) && (ends_in(path, ".jsonl") || begins_with(path, "{", 1));
@@ -381,7 +381,7 @@ static int describe_dataset(json_t *facts, const char *path)
     return dataset_describe(path, facts);
 }
 
-// ---- the verb -------------------------------------------------------------------------------------------------------
+// ---- the verb ---------------------------------------------------------------------------------------------
 static const struct {
     const char *kind;
     bool (*is)(const char *path);

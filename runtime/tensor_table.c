@@ -1,5 +1,5 @@
-// Implementation of tensor_table.h. A name becomes a pattern by replacing its numbers (parts between dots or slashes that are all
-// digits) by '#'; pattern, shape and type are the key under which tensors are counted.
+// Implementation of tensor_table.h. A name becomes a pattern by replacing its numbers (parts between dots or
+// slashes that are all digits) by '#'; pattern, shape and type are the key under which tensors are counted.
 #include "tensor_table.h"
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +39,8 @@ void tensor_table_free(TensorTable *t)
     free(t);
 }
 
-// Appends the pattern of name; its numbers go to number (at most MOST_NUMBERS; further ones stay in the pattern)
+// Appends the pattern of name; its numbers go to number (at most MOST_NUMBERS; further ones stay in the
+// pattern)
 static int put_pattern(Buf *out, const char *name, int32_t *number)
 {
     int n = 0;

@@ -1,22 +1,13 @@
-// Implementation of chart.h. A long run has more steps than the chart has pixels: neighbouring values become one point (their
-// mean), and its hover text gives their range.
+// Implementation of chart.h. A long run has more steps than the chart has pixels: neighbouring values become
+// one point (their mean), and its hover text gives their range.
 #include "eval/chart.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    WIDTH = 640,
-    HEIGHT = 260,
-    LEFT = 58,
-    RIGHT = 14,
-    TOP = 12,
-    BOTTOM = 34,
-    MOST_POINTS = 280,
-    MOST_TICKS = 12
-};
+enum { WIDTH = 640, HEIGHT = 260, LEFT = 58, RIGHT = 14, TOP = 12, BOTTOM = 34, MOST_POINTS = 280, MOST_TICKS = 12 };
 
-// ---- text -----------------------------------------------------------------------------------------------------------
+// ---- text -------------------------------------------------------------------------------------------------
 void put_html(Buf *out, const char *s, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i++) {
@@ -71,7 +62,7 @@ void put_value(Buf *out, double v)
     buf_printf(out, "%.3ge%d", v / pow(10, exponent), exponent);
 }
 
-// ---- points ---------------------------------------------------------------------------------------------------------
+// ---- points -----------------------------------------------------------------------------------------------
 typedef struct Point {
     double first, last, mean, low, high; // steps it covers; values
 } Point;
@@ -93,7 +84,7 @@ static Point *points_of(const Series *s, int *n)
     return p;
 }
 
-// ---- axes -----------------------------------------------------------------------------------------------------------
+// ---- axes -------------------------------------------------------------------------------------------------
 typedef struct Axis {
     double low, high, step; // ticks at multiples of step
 } Axis;
@@ -165,7 +156,7 @@ static void put_axes(Buf *out, const Frame *f)
     buf_puts(out, "</g>");
 }
 
-// ---- curves ---------------------------------------------------------------------------------------------------------
+// ---- curves -----------------------------------------------------------------------------------------------
 // smooth: the mean over a twentieth of the points around each, fewer but as many on both sides near the ends
 static double smoothed(const Point *p, int n, int i)
 {
@@ -285,9 +276,8 @@ void chart_svg(const Chart *c, Buf *out)
     Point *p = points_of(line, &n_line), *d = points_of(dots, &n_dots);
     buf_puts(out, "<figure>");
     put_caption(out, c, n_line && n_dots);
-    buf_printf(out,
-               "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-labelledby=\"%s-t %s-d\"><title id=\"%s-t\">",
-               WIDTH, HEIGHT, c->id, c->id, c->id);
+    buf_printf(out, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-labelledby=\"%s-t %s-d\"><title id=\"%s-t\">", WIDTH,
+               HEIGHT, c->id, c->id, c->id);
     put_text(out, c->title);
     buf_printf(out, " by step</title><desc id=\"%s-d\">", c->id);
     put_description(out, c->line_name, line);

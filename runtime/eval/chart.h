@@ -1,4 +1,5 @@
-// chart: a curve over training steps as inline SVG, for report.c. Colours and fonts are the page's style sheet's.
+// chart: a curve over training steps as inline SVG, for report.c. Colours and fonts are the page's style
+// sheet's.
 #pragma once
 #include "kernels.h"
 

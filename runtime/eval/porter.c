@@ -65,8 +65,7 @@ static bool ends_double_consonant(const char *s, int n)
 static bool ends_cvc(const char *s, int n)
 {
     if (n == 2) return vowel_at(s, 0) && !vowel_at(s, 1);
-    return n >= 3 && !vowel_at(s, n - 3) && vowel_at(s, n - 2) && !vowel_at(s, n - 1) &&
-           !strchr("wxy", s[n - 1]);
+    return n >= 3 && !vowel_at(s, n - 3) && vowel_at(s, n - 2) && !vowel_at(s, n - 1) && !strchr("wxy", s[n - 1]);
 }
 
 // ---- rules
@@ -123,8 +122,7 @@ static void apply_rules(Word *w, const Rule *rules, size_t n)
 }
 #define APPLY(w, rules) apply_rules(w, rules, COUNT_OF(rules))
 
-static const Rule step1a[] = {
-    {"sses", "ss", ALWAYS}, {"ies", "i", ALWAYS}, {"ss", "ss", ALWAYS}, {"s", "", ALWAYS}};
+static const Rule step1a[] = {{"sses", "ss", ALWAYS}, {"ies", "i", ALWAYS}, {"ss", "ss", ALWAYS}, {"s", "", ALWAYS}};
 static const Rule step1b_repair[] = {{"at", "ate", ALWAYS}, {"bl", "ble", ALWAYS}, {"iz", "ize", ALWAYS}};
 static const Rule step1c[] = {{"y", "i", Y_AFTER_CONSONANT}};
 static const Rule step2[] = {
@@ -138,18 +136,15 @@ static const Rule step2[] = {
     {"logi", "log", M_POSITIVE_WITH_L},
 };
 static const Rule step3[] = {
-    {"icate", "ic", M_POSITIVE}, {"ative", "", M_POSITIVE},  {"alize", "al", M_POSITIVE},
-    {"iciti", "ic", M_POSITIVE}, {"ical", "ic", M_POSITIVE}, {"ful", "", M_POSITIVE},
-    {"ness", "", M_POSITIVE},
+    {"icate", "ic", M_POSITIVE}, {"ative", "", M_POSITIVE}, {"alize", "al", M_POSITIVE}, {"iciti", "ic", M_POSITIVE},
+    {"ical", "ic", M_POSITIVE},  {"ful", "", M_POSITIVE},   {"ness", "", M_POSITIVE},
 };
 static const Rule step4[] = {
-    {"al", "", M_ABOVE_1},   {"ance", "", M_ABOVE_1}, {"ence", "", M_ABOVE_1},
-    {"er", "", M_ABOVE_1},   {"ic", "", M_ABOVE_1},   {"able", "", M_ABOVE_1},
-    {"ible", "", M_ABOVE_1}, {"ant", "", M_ABOVE_1},  {"ement", "", M_ABOVE_1},
-    {"ment", "", M_ABOVE_1}, {"ent", "", M_ABOVE_1},  {"ion", "", M_ABOVE_1_AFTER_ST},
-    {"ou", "", M_ABOVE_1},   {"ism", "", M_ABOVE_1},  {"ate", "", M_ABOVE_1},
-    {"iti", "", M_ABOVE_1},  {"ous", "", M_ABOVE_1},  {"ive", "", M_ABOVE_1},
-    {"ize", "", M_ABOVE_1},
+    {"al", "", M_ABOVE_1},    {"ance", "", M_ABOVE_1}, {"ence", "", M_ABOVE_1}, {"er", "", M_ABOVE_1},
+    {"ic", "", M_ABOVE_1},    {"able", "", M_ABOVE_1}, {"ible", "", M_ABOVE_1}, {"ant", "", M_ABOVE_1},
+    {"ement", "", M_ABOVE_1}, {"ment", "", M_ABOVE_1}, {"ent", "", M_ABOVE_1},  {"ion", "", M_ABOVE_1_AFTER_ST},
+    {"ou", "", M_ABOVE_1},    {"ism", "", M_ABOVE_1},  {"ate", "", M_ABOVE_1},  {"iti", "", M_ABOVE_1},
+    {"ous", "", M_ABOVE_1},   {"ive", "", M_ABOVE_1},  {"ize", "", M_ABOVE_1},
 };
 
 // ---- steps that are more than a rule list

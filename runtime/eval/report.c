@@ -1,5 +1,6 @@
-// Implementation of report.h: reads the run directory, then writes the page section by section. Everything that comes from a
-// file goes through put_html; the page's policy forbids scripts and foreign resources besides.
+// Implementation of report.h: reads the run directory, then writes the page section by section. Everything
+// that comes from a file goes through put_html; the page's policy forbids scripts and foreign resources
+// besides.
 #include "eval/report.h"
 #include "eval/chart.h"
 #include <jansson.h>
@@ -72,7 +73,7 @@ static const char style[] =
     "Mono',monospace;overflow-x:auto}footer{padding:36px 20px;color:var(--soft);font-size:13px}"
     "@media print{body{background:#fff}figure,.sample{break-inside:avoid}.text{max-height:none}}";
 
-// ---- reading --------------------------------------------------------------------------------------------------------
+// ---- reading ----------------------------------------------------------------------------------------------
 // The whole file, or NULL when it is not there or too large to show
 static char *read_optional(const Page *p, const char *name, size_t *bytes)
 {
@@ -161,7 +162,7 @@ static bool metrics_line(void *ctx, json_t *line)
     return true;
 }
 
-// ---- head and tiles -------------------------------------------------------------------------------------------------
+// ---- head and tiles ---------------------------------------------------------------------------------------
 static const char *base_name(const char *dir)
 {
     static _Thread_local char name[256];
@@ -275,7 +276,7 @@ static void put_tiles(Page *p)
     buf_puts(o, "</dl>\n");
 }
 
-// ---- curves ---------------------------------------------------------------------------------------------------------
+// ---- curves -----------------------------------------------------------------------------------------------
 static const struct {
     const char *line, *points, *title, *unit;
     bool smooth, from_zero;
@@ -310,8 +311,7 @@ static void put_charts(Page *p)
                   &p->out);
     for (int i = 0; i < p->n_series; i++) {
         const char *key = p->series[i].key;
-        if (strncmp(key, "eval/", 5) || is_charted(key) || p->series[i].n < 2)
-            continue; // one value is no curve
+        if (strncmp(key, "eval/", 5) || is_charted(key) || p->series[i].n < 2) continue; // one value is no curve
         chart_svg(&(Chart){.title = key + 5,
                            .unit = "validation",
                            .id = tmpf("e%d", i),
@@ -323,7 +323,7 @@ static void put_charts(Page *p)
     buf_puts(&p->out, "</div>\n");
 }
 
-// ---- evaluation -----------------------------------------------------------------------------------------------------
+// ---- evaluation -------------------------------------------------------------------------------------------
 static void put_cell(Buf *o, const json_t *v)
 {
     buf_puts(o, "<td>");
@@ -382,8 +382,7 @@ static void put_eval_json(Page *p)
         json_t *value;
         json_object_foreach(t.values[c], metric, value)
         {
-            if (!(json_is_number(value) || json_is_string(value)) || in_earlier_column(&t, c, metric))
-                continue;
+            if (!(json_is_number(value) || json_is_string(value)) || in_earlier_column(&t, c, metric)) continue;
             buf_puts(o, "<tr><th scope=\"row\">");
             put_text(o, metric);
             buf_puts(o, "</th>");
@@ -428,7 +427,7 @@ static void put_evaluation(Page *p)
     buf_puts(&p->out, "</table></div>\n");
 }
 
-// ---- samples, recipe, machine ---------------------------------------------------------------------------------------
+// ---- samples, recipe, machine -----------------------------------------------------------------------------
 static void put_side(Buf *o, const json_t *line, const char *key, const char *title, const char *class)
 {
     json_t *v = json_object_get(line, key);
@@ -470,7 +469,7 @@ static void put_block(Page *p, const char *id, const char *title, const char *te
     buf_puts(&p->out, "</pre></div>\n");
 }
 
-// ---- the page -------------------------------------------------------------------------------------------------------
+// ---- the page ---------------------------------------------------------------------------------------------
 static void read_run(Page *p)
 {
     p->status = read_json(p, "status.json");

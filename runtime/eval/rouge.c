@@ -132,8 +132,7 @@ static void tokenize(Text *t, Vocab *v, const char *s, bool stem)
     for (size_t used; *s; s += used) {
         char c = word_char(s, &used);
         if (c) buf_put(&word, &c, 1);
-        if (!c || used == 2)
-            end_word(t, v, &word, stem); // two bytes: U+0130, whose combining dot ends the word
+        if (!c || used == 2) end_word(t, v, &word, stem); // two bytes: U+0130, whose combining dot ends the word
         if (*s == '\n') text_line(t);
     }
     end_word(t, v, &word, stem);
@@ -228,8 +227,7 @@ static void reader_open(LcsReader *r)
     r->left = xmalloc((size_t)r->block * r->words * sizeof *r->left);
     for (int i = 1; i <= r->n / r->block * r->block; i++) {
         lcs_row(r->row, NULL, r->ref[i - 1], r->hyp, r->m);
-        if (i % r->block == 0)
-            memcpy(r->saved + (size_t)(i / r->block) * width, r->row, width * sizeof *r->row);
+        if (i % r->block == 0) memcpy(r->saved + (size_t)(i / r->block) * width, r->row, width * sizeof *r->row);
     }
 }
 
@@ -275,8 +273,7 @@ static void lcs_mark(const int32_t *ref, int n, const int32_t *hyp, int m, bool 
 static RougeScore score_lsum(const Text *ref, const Text *hyp, int vocab)
 {
     bool *in_lcs = xcalloc((size_t)ref->n + 1, sizeof *in_lcs);
-    int32_t *left_r = xcalloc((size_t)vocab + 1, sizeof *left_r),
-            *left_h = xcalloc((size_t)vocab + 1, sizeof *left_h);
+    int32_t *left_r = xcalloc((size_t)vocab + 1, sizeof *left_r), *left_h = xcalloc((size_t)vocab + 1, sizeof *left_h);
     for (int i = 0; i < ref->n; i++) left_r[ref->id[i]]++;
     for (int i = 0; i < hyp->n; i++) left_h[hyp->id[i]]++;
     for (int i = 0; i < ref->lines; i++)

@@ -75,8 +75,7 @@ static void put_duration(Buf *b, double seconds)
         buf_printf(b, "%lldd %02lld:%02lldh", (long long)(s / 86400), (long long)(s / 3600 % 24),
                    (long long)(s / 60 % 60));
     else if (s >= 3600)
-        buf_printf(b, "%lld:%02lld:%02lld", (long long)(s / 3600), (long long)(s / 60 % 60),
-                   (long long)(s % 60));
+        buf_printf(b, "%lld:%02lld:%02lld", (long long)(s / 3600), (long long)(s / 60 % 60), (long long)(s % 60));
     else
         buf_printf(b, "%lld:%02lld", (long long)(s / 60), (long long)(s % 60));
 }
@@ -182,8 +181,7 @@ static void render(Buf *line, const Progress *p, int width)
 static void write_all(const Buf *b)
 {
     fflush(stderr);
-    for (size_t done = 0;
-         done < b->len;) { // one write for a line, so that the lines of several ranks do not mix
+    for (size_t done = 0; done < b->len;) { // one write for a line, so that the lines of several ranks do not mix
         ssize_t n = write(STDERR_FILENO, b->data + done, b->len - done);
         if (n <= 0) return; // a closed terminal must not end a run
         done += (size_t)n;

@@ -1,5 +1,5 @@
-// runtime/inspect.c, facts.c, tensor_table.c and data/describe.c: each kind of thing is recognised and told; unknown and broken
-// ones are errors that say so.
+// runtime/inspect.c, facts.c, tensor_table.c and data/describe.c: each kind of thing is recognised and told;
+// unknown and broken ones are errors that say so.
 #define _GNU_SOURCE
 #include "facts.h"
 #include "io/checkpoint.h"
@@ -13,7 +13,7 @@
 #include <unistd.h>
 #include <cmocka.h> // last: its fail() hides ours
 
-// ---- helpers --------------------------------------------------------------------------------------------------------
+// ---- helpers ----------------------------------------------------------------------------------------------
 static char dir[64];
 
 static const char *in_dir(const char *name)
@@ -123,7 +123,7 @@ static void write_tensors(const char *path, const char *pattern)
     assert_int_equal(safetensors_write(path, t, 5), OK);
 }
 
-// ---- tensor table ---------------------------------------------------------------------------------------------------
+// ---- tensor table -----------------------------------------------------------------------------------------
 static void table_groups(void **state)
 {
     (void)state;
@@ -154,7 +154,7 @@ static void table_groups(void **state)
     tensor_table_free(NULL);
 }
 
-// ---- kinds ----------------------------------------------------------------------------------------------------------
+// ---- kinds ------------------------------------------------------------------------------------------------
 static void model_directory(void **state)
 {
     (void)state;

@@ -183,9 +183,8 @@ static void without_colour_or_utf8(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plain_lines),   cmocka_unit_test(plain_few_steps),
-        cmocka_unit_test(stopped_early), cmocka_unit_test(smoothed_loss),
-        cmocka_unit_test(on_a_terminal), cmocka_unit_test(without_colour_or_utf8),
+        cmocka_unit_test(plain_lines),   cmocka_unit_test(plain_few_steps), cmocka_unit_test(stopped_early),
+        cmocka_unit_test(smoothed_loss), cmocka_unit_test(on_a_terminal),   cmocka_unit_test(without_colour_or_utf8),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -103,12 +103,10 @@ static void whole_run(void **state)
                    i % 500 ? "" : tmpf("{\"step\": %d, \"eval/loss\": 1.5, \"eval/rougeL\": 0.%d}\n", i, i));
     buf_puts(&m, "{\"step\": 2001, \"lo"); // torn
     put_file("metrics.jsonl", m.data);
-    put_file("status.json",
-             "{\"state\": \"completed\", \"code\": 0, \"rank\": 0, \"step\": 2000, \"reason\": \"\"}");
+    put_file("status.json", "{\"state\": \"completed\", \"code\": 0, \"rank\": 0, \"step\": 2000, \"reason\": \"\"}");
     put_file("eval.json", "{\"base\": {\"loss\": 3.25, \"rouge1\": 0.125}, \"tuned\": {\"loss\": 1.75, "
                           "\"rouge2\": 0.5}, \"rows\": 40}");
-    put_file("samples.jsonl",
-             "{\"prompt\": \"P\", \"reference\": \"R\", \"base\": \"B\", \"tuned\": \"T\"}\n");
+    put_file("samples.jsonl", "{\"prompt\": \"P\", \"reference\": \"R\", \"base\": \"B\", \"tuned\": \"T\"}\n");
     put_file("recipe.yaml", "method: lora\n");
     char *page = report("a machine");
     check_nesting(page);
@@ -132,9 +130,9 @@ static void hostile_text(void **state)
 {
     (void)state;
 #define EVIL "<script src='https://example.org/x.js'></script>\\\"&\\u0001"
-    put_file("metrics.jsonl", "{\"step\": 1, \"loss\": 2, \"eval/" EVIL
-                              "\": 1}\n{\"step\": 2, \"loss\": 1e300, \"eval/" EVIL "\": 2}\n"
-                              "[1]\nnull\n{\"step\": \"x\", \"loss\": 1}\n{\"step\": 1e300, \"loss\": 1}\n");
+    put_file("metrics.jsonl",
+             "{\"step\": 1, \"loss\": 2, \"eval/" EVIL "\": 1}\n{\"step\": 2, \"loss\": 1e300, \"eval/" EVIL "\": 2}\n"
+             "[1]\nnull\n{\"step\": \"x\", \"loss\": 1}\n{\"step\": 1e300, \"loss\": 1}\n");
     put_file("status.json", "{\"state\": \"" EVIL "\", \"reason\": \"" EVIL "\"}");
     put_file("eval.json", "{\"" EVIL "\": {\"" EVIL "\": \"" EVIL "\"}, \"x\": [[[]]], \"n\": null}");
     put_file("samples.jsonl", "{\"prompt\": [{\"role\": \"user\", \"content\": \"" EVIL
@@ -177,10 +175,8 @@ static void axes(void **state)
         double x[3] = {1, 2, 3}, y[3] = {ranges[i][0], ranges[i][1], ranges[i][0]};
         Series s = {.key = "k", .x = x, .y = y, .n = i % 2 ? 3 : 1};
         Buf out = {0};
-        chart_svg(
-            &(Chart){
-                .title = "t", .unit = "", .id = "i", .line = &s, .line_name = "l", .from_zero = i % 3 == 0},
-            &out);
+        chart_svg(&(Chart){.title = "t", .unit = "", .id = "i", .line = &s, .line_name = "l", .from_zero = i % 3 == 0},
+                  &out);
         check_nesting(out.data);
         assert_null(strstr(out.data, "nan"));
         assert_null(strstr(out.data, "inf"));

@@ -22,8 +22,7 @@ static void greedy(void **state)
 {
     (void)state;
     SamplerConfig c = {.temperature = 0, .top_p = 1, .seed = 3};
-    for (uint64_t i = 0; i < 50; i++)
-        assert_int_equal(sample(c, logits6, V, i, i), 1); // 1 and 3 are equal: the lower
+    for (uint64_t i = 0; i < 50; i++) assert_int_equal(sample(c, logits6, V, i, i), 1); // 1 and 3 are equal: the lower
     c.temperature = 1;
     c.top_k = 1;
     for (uint64_t i = 0; i < 50; i++) assert_int_equal(sample(c, logits6, V, i, i), 1);
@@ -102,19 +101,16 @@ static void top_p_edges(void **state)
     struct {
         double top_p;
         unsigned kept;
-    } cases[] = {{0.3, 0x02}, {0.4, 0x0a},  {0.75, 0x0a}, {0.8, 0x1a},
-                 {0.9, 0x1b}, {0.98, 0x1b}, {0.99, 0x1f}};
+    } cases[] = {{0.3, 0x02}, {0.4, 0x0a}, {0.75, 0x0a}, {0.8, 0x1a}, {0.9, 0x1b}, {0.98, 0x1b}, {0.99, 0x1f}};
     for (size_t i = 0; i < COUNT_OF(cases); i++)
-        check_frequencies((SamplerConfig){.temperature = 1, .top_p = cases[i].top_p, .seed = i},
-                          cases[i].kept);
+        check_frequencies((SamplerConfig){.temperature = 1, .top_p = cases[i].top_p, .seed = i}, cases[i].kept);
     // Exactly reached: four equal tokens of 1/4 each, the smallest set with a sum >= 1/2 has two
     float equal[4] = {1, 1, 1, 1};
     for (uint64_t i = 0; i < 200; i++)
         assert_true(sample((SamplerConfig){.temperature = 1, .top_p = 0.5}, equal, 4, 0, i) < 2);
     // top-p looks at what top-k left: 1 and 3 are 1/2 each of the two, so that 0.5 keeps one
     for (uint64_t i = 0; i < 200; i++)
-        assert_int_equal(
-            sample((SamplerConfig){.temperature = 1, .top_p = 0.5, .top_k = 2}, logits6, V, 0, i), 1);
+        assert_int_equal(sample((SamplerConfig){.temperature = 1, .top_p = 0.5, .top_k = 2}, logits6, V, 0, i), 1);
     // temperature comes first: hot, all are nearly 1/6, so that 0.48 keeps three
     unsigned seen = 0;
     for (uint64_t i = 0; i < 500; i++)
@@ -166,8 +162,7 @@ static void against_full_sort(void **state)
 static void keyed_by_seed_sequence_position(void **state)
 {
     (void)state;
-    SamplerConfig c = {.temperature = 5, .top_p = 1, .seed = 9},
-                  other = {.temperature = 5, .top_p = 1, .seed = 10};
+    SamplerConfig c = {.temperature = 5, .top_p = 1, .seed = 9}, other = {.temperature = 5, .top_p = 1, .seed = 10};
     int same_seed = 0, same_sequence = 0, same_position = 0;
     for (uint64_t i = 0; i < 300; i++) {
         int32_t id = sample(c, logits6, V, 7, i);
@@ -176,8 +171,7 @@ static void keyed_by_seed_sequence_position(void **state)
         same_sequence += id == sample(c, logits6, V, 8, i);
         same_position += id == sample(c, logits6, V, 7, i + 1000);
     }
-    assert_true(same_seed < 150 && same_sequence < 150 &&
-                same_position < 150); // about a fifth each by chance
+    assert_true(same_seed < 150 && same_sequence < 150 && same_position < 150); // about a fifth each by chance
 }
 
 int main(void)
