@@ -62,8 +62,9 @@ static void row_dz(double *z, float weight, double lse, int target, float softca
     }
 }
 
-void head_bwd_ref(Device *d, DType t, void *dh, float *dw, const float *weight, const float *lse, const void *h,
-                  const Packed *w, const int32_t *target, float softcap, int M)
+// lse NULL: computed, and kept in f64
+static void backward_ref(Device *d, DType t, void *dh, float *dw, const float *weight, const float *lse, const void *h,
+                         const Packed *w, const int32_t *target, float softcap, int M)
 {
     int V = w->N, C = w->K;
     double *dz = cpu_shared_scratch(d, sizeof(double) * (size_t)V * (size_t)M); // (M,V)
@@ -71,7 +72,7 @@ void head_bwd_ref(Device *d, DType t, void *dh, float *dw, const float *weight, 
     for (int i = 0; i < M; i++) {
         double *row = dz + (int64_t)i * V;
         row_logits(row, cpu_at(h, t, (int64_t)i * C), t, w, softcap);
-        row_dz(row, weight[i], lse[i], target[i], softcap, V);
+        row_dz(row, weight[i], lse ? lse[i] : row_stats(row, V).lse, target[i], softcap, V);
         for (int c = 0; c < C; c++) {
             double sum = 0;
             for (int v = 0; v < V; v++) sum += row[v] * cpu_load(w->data, w->t, packed_index(w, v, c));
@@ -88,11 +89,17 @@ void head_bwd_ref(Device *d, DType t, void *dh, float *dw, const float *weight, 
         }
 }
 
+void head_bwd_ref(Device *d, DType t, void *dh, float *dw, const float *weight, const float *lse, const void *h,
+                  const Packed *w, const int32_t *target, float softcap, int M)
+{
+    backward_ref(d, t, dh, dw, weight, lse, h, w, target, softcap, M);
+}
+
 void head_fwd_bwd_ref(Device *d, DType t, float *logp, float *lse, void *dh, float *dw, const float *weight,
                       const void *h, const Packed *w, const int32_t *target, float softcap, int M)
 {
     head_fwd_ref(d, t, logp, lse, NULL, h, w, target, softcap, M);
-    head_bwd_ref(d, t, dh, dw, weight, lse, h, w, target, softcap, M);
+    backward_ref(d, t, dh, dw, weight, NULL, h, w, target, softcap, M);
 }
 
 void head_logits_ref(Device *d, DType t, float *logits, const void *h, const Packed *w, float softcap, int M)
