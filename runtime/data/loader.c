@@ -20,8 +20,8 @@
 
 // ---- order ----------------------------------------------------------------------------------------------------------
 typedef struct Shuffle {
-    uint64_t rows;
-    int64_t epoch; // -1: not keyed yet
+    uint64_t rows; // 0: not keyed yet
+    uint64_t epoch;
     uint64_t coin[SHUFFLE_ROUNDS], pivot[SHUFFLE_ROUNDS];
 } Shuffle;
 
@@ -32,14 +32,14 @@ static uint64_t mix64(uint64_t x) // the finaliser of splitmix64
     return x ^ x >> 31;
 }
 
-static void shuffle_key(Shuffle *s, uint64_t seed, uint64_t rows, int64_t epoch)
+static void shuffle_key(Shuffle *s, uint64_t seed, uint64_t rows, uint64_t epoch)
 {
     uint64_t key = hash64("data.shuffle", 12, seed);
     s->rows = rows;
     s->epoch = epoch;
     for (int r = 0; r < SHUFFLE_ROUNDS; r++) {
         uint32_t u[4];
-        philox(key, (uint64_t)epoch, (uint64_t)r, u);
+        philox(key, epoch, (uint64_t)r, u);
         s->coin[r] = (uint64_t)u[1] << 32 | u[0];
         s->pivot[r] = ((uint64_t)u[3] << 32 | u[2]) % rows;
     }
@@ -56,19 +56,17 @@ static uint64_t shuffle_at(const Shuffle *s, uint64_t x)
 
 static int64_t row_at(const LoaderConfig *c, Shuffle *s, int64_t step, int i)
 {
-    int64_t rows = dataset_rows(c->data);
-    // step * batch may exceed 64 bits for absurd steps; epochs and remainders of the parts do not
-    int64_t epoch = step / rows * c->batch, rest = step % rows * c->batch + i;
-    epoch += rest / rows;
-    rest %= rows;
-    if (!c->shuffle) return rest;
-    if (s->epoch != epoch) shuffle_key(s, c->seed, (uint64_t)rows, epoch);
-    return (int64_t)shuffle_at(s, (uint64_t)rest);
+    uint64_t rows = (uint64_t)dataset_rows(c->data);
+    unsigned __int128 position = (unsigned __int128)step * (unsigned)c->batch + (unsigned)i;
+    uint64_t epoch = (uint64_t)(position / rows), row = (uint64_t)(position % rows);
+    if (!c->shuffle) return (int64_t)row;
+    if (s->rows != rows || s->epoch != epoch) shuffle_key(s, c->seed, rows, epoch);
+    return (int64_t)shuffle_at(s, row);
 }
 
 int64_t loader_row(const LoaderConfig *c, int64_t step, int i)
 {
-    Shuffle s = {.epoch = -1};
+    Shuffle s = {0};
     return row_at(c, &s, step, i);
 }
 
@@ -90,8 +88,7 @@ static void plan_init(StepPlan *p, int batch)
 {
     *p = (StepPlan){.row = xmalloc((size_t)batch * sizeof *p->row),
                     .length = xmalloc((size_t)batch * sizeof *p->length),
-                    .owner = xmalloc((size_t)batch * sizeof *p->owner),
-                    .shuffle = {.epoch = -1}};
+                    .owner = xmalloc((size_t)batch * sizeof *p->owner)};
 }
 
 static void plan_step(StepPlan *p, const LoaderConfig *c, int64_t step)
