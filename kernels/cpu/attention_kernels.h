@@ -20,6 +20,7 @@
 
 enum {
     TILE_ROWS = VL == 16 ? 14 : 6, // accumulators are 2 TILE_ROWS registers; even, because keys go in pairs
+    FEW_ROWS = 4,                  // of a decoded token, and of what is left at the end
     TILE_COLUMNS = 2 * VL,
     FWD_ROWS = ATTN_TASK_ROWS,
     FWD_KEYS = 512,
@@ -78,8 +79,8 @@ static void pack_columns(DType e, uint32_t *panels, const uint32_t *x, int rows,
         for (int w = 0; w < words; w++, to += TILE_COLUMNS)
             if (e == DT_BF16) {
                 const bf16_t *a = (const bf16_t *)(x + (int64_t)2 * w * ld) + c, *b = a + 2 * (int64_t)ld;
-                vu low = __builtin_convertvector((vh) * (const vh_mem *)a, vu);
-                vu high = __builtin_convertvector((vh) * (const vh_mem *)b, vu);
+                vu low = vu_of_vh((vh) * (const vh_mem *)a);
+                vu high = vu_of_vh((vh) * (const vh_mem *)b);
                 store_words(to, low | high << 16);
             } else {
                 store_words(to, load_words(x + (int64_t)w * ld + c));
@@ -123,20 +124,23 @@ INLINE void tile_as(const DType e, const int m, float *y, int64_t ldy, bool add,
 }
 
 // Kept out of line, so that the sums stay in registers.
-#define TILE(name, e, row_step, word_step)                                                                             \
+#define TILE(name, e, rows, row_step, word_step)                                                                       \
     static __attribute__((noinline)) void name(float *y, int64_t ldy, bool add, const uint32_t *a, int64_t ld,         \
                                                const uint32_t *panel, int words)                                       \
     {                                                                                                                  \
         (void)ld;                                                                                                      \
-        tile_as(e, TILE_ROWS, y, ldy, add, a, row_step, word_step, panel, words);                                      \
+        tile_as(e, rows, y, ldy, add, a, row_step, word_step, panel, words);                                           \
     }
-TILE(tile_rows_f32, DT_F32, ld, 1)
-TILE(tile_columns_f32, DT_F32, 1, ld)
+TILE(tile_rows_f32, DT_F32, TILE_ROWS, ld, 1)
+TILE(tile_few_f32, DT_F32, FEW_ROWS, ld, 1)
+TILE(tile_columns_f32, DT_F32, TILE_ROWS, 1, ld)
 #if VL == 16
-TILE(tile_rows_bf16, DT_BF16, ld, 1)
-TILE(tile_columns_bf16, DT_BF16, 1, ld)
+TILE(tile_rows_bf16, DT_BF16, TILE_ROWS, ld, 1)
+TILE(tile_few_bf16, DT_BF16, FEW_ROWS, ld, 1)
+TILE(tile_columns_bf16, DT_BF16, TILE_ROWS, 1, ld)
 #else
 #define tile_rows_bf16    tile_rows_f32
+#define tile_few_bf16     tile_few_f32
 #define tile_columns_bf16 tile_columns_f32
 #endif
 typedef void TileFunction(float *, int64_t, bool, const uint32_t *, int64_t, const uint32_t *, int);
@@ -314,6 +318,12 @@ static void fwd_store_row(const Forward *f, int r, const float *out)
     if (j->lse) j->lse[head * j->TQ + query] = (row->top + log2f(row->sum)) * LN_2;
 }
 
+static TileFunction *fwd_tile_function(DType e, int rows)
+{
+    if (rows <= FEW_ROWS) return FOR_TYPE(e, tile_few_bf16, tile_few_f32);
+    return FOR_TYPE(e, tile_rows_bf16, tile_rows_f32);
+}
+
 // Rows [r, r + n) against the packed keys [k0, k1).
 static void fwd_tile(Forward *f, int r, int n, int k0, int k1)
 {
@@ -322,7 +332,7 @@ static void fwd_tile(Forward *f, int r, int n, int k0, int k1)
     int from = MAX(fwd_see_from(f, r) - k0, 0) / TILE_COLUMNS * TILE_COLUMNS, to = ROUND_UP(see_to, TILE_COLUMNS);
     if (from >= see_to) return;
     bool first = fwd_see_from(f, r) >= k0, last = fwd_see_to(f, r + n - 1) <= k1;
-    TileFunction *tile = f->e == DT_BF16 ? tile_rows_bf16 : tile_rows_f32;
+    TileFunction *tile = fwd_tile_function(f->e, n);
     // A tile done in one go uses the first rows of `out`, which are in cache: those of tile 0 are done by then.
     float *out = f->out + (first && last ? 0 : (int64_t)r * f->columns);
     tile_run(tile, f->score + from, FWD_KEYS, false, f->q + (int64_t)r * f->ld, f->ld, f->kt + (int64_t)from * f->ld,
@@ -514,7 +524,7 @@ INLINE void bwd_score_gradients(const DType e, Backward *b, int i, uint32_t *pai
         store_vf(e, x, c, u);
         store_vf(e, y, c, v);
         if (e == DT_BF16) {
-            vu low = __builtin_convertvector(bf16_of_vf(u), vu), high = __builtin_convertvector(bf16_of_vf(v), vu);
+            vu low = vu_of_vh(bf16_of_vf(u)), high = vu_of_vh(bf16_of_vf(v));
             store_words(pairs + c, low | high << 16);
         } else {
             store_words(pairs + c, (vu)u);

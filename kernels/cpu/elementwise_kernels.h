@@ -4,8 +4,7 @@
 #include "vec.h"
 
 // ---- RMSNorm --------------------------------------------------------------------------------------------------------
-INLINE float rmsnorm_fwd_as(const DType t, void *y, const void *x, const float *w, float w_offset, float eps,
-                            int C)
+INLINE float rmsnorm_fwd_as(const DType t, void *y, const void *x, const float *w, float w_offset, float eps, int C)
 {
     vf sum = vf_set(0);
     EACH_VECTOR(c, n, C)
@@ -23,8 +22,7 @@ INLINE float rmsnorm_fwd_as(const DType t, void *y, const void *x, const float *
     return rstd;
 }
 
-static float rmsnorm_fwd_row(DType t, void *y, const void *x, const float *w, float w_offset, float eps,
-                             int C)
+static float rmsnorm_fwd_row(DType t, void *y, const void *x, const float *w, float w_offset, float eps, int C)
 {
     return FOR_TYPE(t, rmsnorm_fwd_as(DT_BF16, y, x, w, w_offset, eps, C),
                     rmsnorm_fwd_as(DT_F32, y, x, w, w_offset, eps, C));
@@ -49,32 +47,31 @@ INLINE void rmsnorm_bwd_as(const DType t, void *dx, float *dw, const void *dy, c
     }
 }
 
-static void rmsnorm_bwd_row(DType t, void *dx, float *dw, const void *dy, const void *x, float rstd,
-                            const float *w, float w_offset, bool accumulate, int C)
+static void rmsnorm_bwd_row(DType t, void *dx, float *dw, const void *dy, const void *x, float rstd, const float *w,
+                            float w_offset, bool accumulate, int C)
 {
     FOR_TYPE(t, rmsnorm_bwd_as(DT_BF16, dx, dw, dy, x, rstd, w, w_offset, accumulate, C),
              rmsnorm_bwd_as(DT_F32, dx, dw, dy, x, rstd, w, w_offset, accumulate, C));
 }
 
 // ---- rotary positions -----------------------------------------------------------------------------------------------
-INLINE void rope_as(const DType t, void *x, const float *cos, const float *sin, float sign, int heads, int D,
-                    int rot)
+INLINE void rope_as(const DType t, void *x, const float *cos, const float *sin, float sign, int heads, int D, int rot)
 {
     int half = rot / 2;
-    for (int64_t at = 0; at < (int64_t)heads * D; at += D) EACH_VECTOR(i, n, half)
+    for (int64_t at = 0; at < (int64_t)heads * D; at += D) {
+        EACH_VECTOR(i, n, half)
         {
             vf a = load_some(t, x, at + i, n), b = load_some(t, x, at + half + i, n);
             vf c = load_some(DT_F32, cos, i, n), s = load_some(DT_F32, sin, i, n) * vf_set(sign);
             store_some(t, x, at + i, vf_fma(a, c, -(b * s)), n);
             store_some(t, x, at + half + i, vf_fma(b, c, a * s), n);
         }
+    }
 }
 
-static void rope_row(DType t, void *x, const float *cos, const float *sin, float sign, int heads, int D,
-                     int rot)
+static void rope_row(DType t, void *x, const float *cos, const float *sin, float sign, int heads, int D, int rot)
 {
-    FOR_TYPE(t, rope_as(DT_BF16, x, cos, sin, sign, heads, D, rot),
-             rope_as(DT_F32, x, cos, sin, sign, heads, D, rot));
+    FOR_TYPE(t, rope_as(DT_BF16, x, cos, sin, sign, heads, D, rot), rope_as(DT_F32, x, cos, sin, sign, heads, D, rot));
 }
 
 // ---- SwiGLU ---------------------------------------------------------------------------------------------------------
@@ -111,54 +108,44 @@ static void swiglu_bwd_row(DType t, void *dgu, void *a, const void *da, const vo
 }
 
 // ---- dropout --------------------------------------------------------------------------------------------------------
-enum { DROP_CALLS = 16, DROP_WORDS = 4 * DROP_CALLS }; // Philox calls that run side by side
-
-// words[4 j + w] = word w of philox(key, (stream, first + j)), j < DROP_CALLS: philox() of base.h, side by side.
-INLINE void philox_run(uint64_t key, uint64_t stream, uint64_t first, uint32_t words[DROP_WORDS])
+// The words of VL / 2 calls philox(key, stream, first), first + 1, ... in order: philox() of base.h with a call per 64-bit
+// lane. Upper halves of the state hold rubbish, which products ignore and `low` clears at the end.
+INLINE void philox_words(uint64_t key, uint64_t stream, uint64_t first, vu words[2])
 {
-    uint32_t c0[DROP_CALLS], c1[DROP_CALLS], c2[DROP_CALLS], c3[DROP_CALLS];
-    for (int j = 0; j < DROP_CALLS; j++) {
-        c0[j] = (uint32_t)(first + (uint64_t)j);
-        c1[j] = (uint32_t)((first + (uint64_t)j) >> 32);
-        c2[j] = (uint32_t)stream;
-        c3[j] = (uint32_t)(stream >> 32);
-    }
+    const vq zero = {0}, m0 = zero + 0xD2511F53, m1 = zero + 0xCD9E8D57, low = zero + 0xffffffff;
+    vq c0 = zero + first, c1, c2 = zero + stream, c3 = zero + (stream >> 32);
+    for (int i = 0; i < VL / 2; i++) c0[i] += (uint64_t)i;
+    c1 = c0 >> 32;
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
-        for (int j = 0; j < DROP_CALLS; j++) {
-            uint64_t p0 = (uint64_t)0xD2511F53u * c0[j], p1 = (uint64_t)0xCD9E8D57u * c2[j];
-            c0[j] = (uint32_t)(p1 >> 32) ^ c1[j] ^ k0;
-            c2[j] = (uint32_t)(p0 >> 32) ^ c3[j] ^ k1;
-            c1[j] = (uint32_t)p1;
-            c3[j] = (uint32_t)p0;
-        }
-    for (int j = 0; j < DROP_CALLS; j++) {
-        words[4 * j] = c0[j];
-        words[4 * j + 1] = c1[j];
-        words[4 * j + 2] = c2[j];
-        words[4 * j + 3] = c3[j];
+    UNROLL
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+        vq p0 = vq_multiply_low(c0, m0), p1 = vq_multiply_low(c2, m1);
+        c0 = p1 >> 32 ^ c1 ^ (zero + k0);
+        c2 = p0 >> 32 ^ c3 ^ (zero + k1);
+        c1 = p1;
+        c3 = p0;
     }
+    interleave_pairs((c0 & low) | c1 << 32, (c2 & low) | c3 << 32, words);
 }
 
-INLINE void dropout_as(const DType t, void *y, const void *x, uint64_t key, uint64_t stream, float p,
-                       bool accumulate, int C)
+INLINE void dropout_as(const DType t, void *y, const void *x, uint64_t key, uint64_t stream, float p, bool accumulate,
+                       int C)
 {
     const vf scale = vf_set(1 / (1 - p));
     const vi least = (vi)vu_set((uint32_t)ceilf(p * 0x1p24f)); // u32_to_unit(word) >= p, in integers
-    for (int c0 = 0; c0 < C; c0 += DROP_WORDS) {
-        uint32_t words[DROP_WORDS];
-        philox_run(key, stream, (uint64_t)(c0 / 4), words);
-        EACH_VECTOR(c, n, MIN(DROP_WORDS, C - c0))
+    for (int c0 = 0; c0 < C; c0 += 2 * VL) {
+        vu words[2];
+        philox_words(key, stream, (uint64_t)(c0 / 4), words);
+        EACH_VECTOR(c, n, MIN(2 * VL, C - c0))
         {
-            vi kept = (vi)(load_words(words + c) >> 8) >= least;
+            vi kept = (vi)(words[c / VL] >> 8) >= least;
             vf v = vf_select(kept, load_some(t, x, c0 + c, n) * scale, vf_set(0));
             store_some(t, y, c0 + c, accumulate ? v + load_some(t, y, c0 + c, n) : v, n);
         }
     }
 }
 
-static void dropout_row(DType t, void *y, const void *x, uint64_t key, uint64_t stream, float p,
-                        bool accumulate, int C)
+static void dropout_row(DType t, void *y, const void *x, uint64_t key, uint64_t stream, float p, bool accumulate, int C)
 {
     FOR_TYPE(t, dropout_as(DT_BF16, y, x, key, stream, p, accumulate, C),
              dropout_as(DT_F32, y, x, key, stream, p, accumulate, C));

@@ -28,6 +28,7 @@ typedef float vf __attribute__((vector_size(VL * 4)));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
 typedef uint32_t vu __attribute__((vector_size(VL * 4)));
 typedef uint16_t vh __attribute__((vector_size(VL * 2)));
+typedef uint64_t vq __attribute__((vector_size(VL * 4))); // VL / 2 lanes
 // As they lie in memory: any address, any type.
 typedef float vf_mem __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef uint32_t vu_mem __attribute__((vector_size(VL * 4), aligned(4), may_alias));
@@ -118,6 +119,19 @@ INLINE vf vf_sqrt(vf a)
 #endif
 #endif
 
+INLINE vq vq_multiply_low(vq a, vq b) // 64-bit products of the lanes' low halves
+{
+#if VL == 16
+    return (vq)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+#elif VL == 8
+    return (vq)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__x86_64__)
+    return (vq)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+    return (a & 0xffffffff) * (b & 0xffffffff);
+#endif
+}
+
 INLINE vu vu_set(uint32_t x)
 {
     union {
@@ -126,10 +140,14 @@ INLINE vu vu_set(uint32_t x)
     } v = {.u = x};
     return (vu)vf_set(v.f);
 }
-INLINE vf vf_select(vi mask, vf a, vf b)
+INLINE vf vf_select(vi mask, vf a, vf b) // mask (all ones or none, lane by lane) ? a : b
 {
+#if VL == 8
+    return (vf)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)mask);
+#else
     return (vf)((mask & (vi)a) | (~mask & (vi)b));
-} // mask ? a : b
+#endif
+}
 
 INLINE float vf_sum(vf v) // halves are added, then quarters, ...: the order is fixed
 {
@@ -198,9 +216,40 @@ INLINE vf vf_tanh(vf x)
 }
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
+// 16 bits to 32 with zeros above, and back when they are zero; compilers make several instructions of __builtin_convertvector.
+#if VL == 16
+INLINE vu vu_of_vh(vh h)
+{
+    return (vu)_mm512_cvtepu16_epi32((__m256i)h);
+}
+INLINE vh vh_of_vu(vu u)
+{
+    return (vh)_mm512_cvtepi32_epi16((__m512i)u);
+}
+#elif VL == 8
+INLINE vu vu_of_vh(vh h)
+{
+    return (vu)_mm256_cvtepu16_epi32((__m128i)h);
+}
+INLINE vh vh_of_vu(vu u)
+{
+    __m256i halves = _mm256_packus_epi32((__m256i)u, (__m256i)u);
+    return (vh)_mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0x08));
+}
+#else
+INLINE vu vu_of_vh(vh h)
+{
+    return __builtin_convertvector(h, vu);
+}
+INLINE vh vh_of_vu(vu u)
+{
+    return __builtin_convertvector(u, vh);
+}
+#endif
+
 INLINE vf vf_of_bf16(vh h)
 {
-    return (vf)(__builtin_convertvector(h, vu) << 16);
+    return (vf)(vu_of_vh(h) << 16);
 }
 
 INLINE vh bf16_of_vf(vf v) // nearest even, NaN stays NaN
@@ -209,9 +258,7 @@ INLINE vh bf16_of_vf(vf v) // nearest even, NaN stays NaN
     return (vh)_mm512_cvtneps_pbh((__m512)v);
 #else
     vu u = (vu)v, rounded = u + 0x7fff + (u >> 16 & 1);
-    vu nan = (vu)((vi)(u & 0x7fffffff) > (vi)vu_set(0x7f800000));
-    vu bits = (nan & (u | 0x400000)) | (~nan & rounded);
-    return __builtin_convertvector(bits >> 16, vh);
+    return vh_of_vu((vu)vf_select(v != v, (vf)(u | 0x400000), (vf)rounded) >> 16);
 #endif
 }
 
@@ -272,15 +319,28 @@ INLINE void store_some(const DType t, void *p, int64_t i, vf v, int n)
 
 // ---- transposition --------------------------------------------------------------------------------------------------
 #if VL == 16
+#define PAIRS_LOW       0, 8, 1, 9, 2, 10, 3, 11
+#define PAIRS_HIGH      4, 12, 5, 13, 6, 14, 7, 15
 #define INTERLEAVE_LOW  0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define INTERLEAVE_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
 #elif VL == 8
+#define PAIRS_LOW       0, 4, 1, 5
+#define PAIRS_HIGH      2, 6, 3, 7
 #define INTERLEAVE_LOW  0, 8, 1, 9, 2, 10, 3, 11
 #define INTERLEAVE_HIGH 4, 12, 5, 13, 6, 14, 7, 15
 #else
+#define PAIRS_LOW       0, 2
+#define PAIRS_HIGH      1, 3
 #define INTERLEAVE_LOW  0, 4, 1, 5
 #define INTERLEAVE_HIGH 2, 6, 3, 7
 #endif
+
+// Lanes of 64 bits: a0 b0 a1 b1 ... into two vectors.
+INLINE void interleave_pairs(vq a, vq b, vu out[2])
+{
+    out[0] = (vu)__builtin_shufflevector(a, b, PAIRS_LOW);
+    out[1] = (vu)__builtin_shufflevector(a, b, PAIRS_HIGH);
+}
 
 // y = xᵀ, VL x VL words, row strides in words. Interleaving rows i and i + VL/2 log2(VL) times is a transposition.
 INLINE void transpose_words(uint32_t *y, int64_t ldy, const uint32_t *x, int64_t ldx)
