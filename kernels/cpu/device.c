@@ -72,13 +72,6 @@ static size_t cpu_scratch_bytes(const Device *d)
     return sum;
 }
 
-// Tuned ops that are not linked yet are answered by their references.
-#define OP(name, args)                                                                                                 \
-    extern __typeof__(name) name __attribute__((weak));                                                                \
-    extern __typeof__(name) name##_ref __attribute__((weak));
-#include "../ops.def"
-#undef OP
-
 // ---- the device -----------------------------------------------------------------------------------------
 // Device memory is host memory, and an op has finished when it returns.
 static int cpu_copy(Device *d, void *dst, const void *src, size_t bytes)
@@ -141,8 +134,8 @@ static int open_with(Device **out, const DeviceConfig *c, const char *name, cons
 
 int cpu_device_open(Device **out, const DeviceConfig *c)
 {
-    const OpTable tuned = {
-#define OP(name, args) .name = name ? name : name##_ref,
+    static const OpTable tuned = {
+#define OP(name, args) .name = name,
 #include "../ops.def"
 #undef OP
     };
@@ -151,7 +144,7 @@ int cpu_device_open(Device **out, const DeviceConfig *c)
 
 int cpu_ref_device_open(Device **out, const DeviceConfig *c)
 {
-    const OpTable references = {
+    static const OpTable references = {
 #define OP(name, args) .name = name##_ref,
 #include "../ops.def"
 #undef OP

@@ -55,6 +55,34 @@ void linear_unpack_ref(Device *d, const Packed *w, int n0, int rows, void *dst, 
     cpu_unpack_rows(w, n0, rows, dst, dst_t, ld);
 }
 
+// Whole panels go through the instruction set's pack, rows of a panel that is filled bit by bit one at a time.
+static void pack_panel(Device *d, Packed *w, int n0, int rows, const void *src, DType src_t, int64_t ld)
+{
+    if (rows == PANEL)
+        gemm_kernels(d)->pack(packed_panel(w, n0 / PANEL), w->t, src, src_t, ld, w->K);
+    else
+        linear_pack_ref(d, w, n0, rows, src, src_t, ld);
+}
+
+void linear_pack(Device *d, Packed *w, int n0, int rows, const void *src, DType src_t, int64_t ld)
+{
+    check_rows(w, n0, rows);
+    int first = n0 / PANEL, end = panel_count(n0 + rows);
+#pragma omp parallel for num_threads(cpu_threads(d))
+    for (int p = first; p < end; p++) {
+        int from = MAX(n0, p * PANEL), to = MIN(n0 + rows, (p + 1) * PANEL);
+        pack_panel(d, w, from, to - from, cpu_at(src, src_t, (from - n0) * ld), src_t, ld);
+    }
+}
+
+void linear_unpack(Device *d, const Packed *w, int n0, int rows, void *dst, DType dst_t, int64_t ld)
+{
+    check_rows(w, n0, rows);
+#pragma omp parallel for num_threads(cpu_threads(d))
+    for (int i = 0; i < rows; i += PANEL)
+        cpu_unpack_rows(w, n0 + i, MIN(PANEL, rows - i), (void *)cpu_at(dst, dst_t, i * ld), dst_t, ld);
+}
+
 // ---- references -----------------------------------------------------------------------------------------
 static float weight_at(const Packed *w, int n, int k)
 {
