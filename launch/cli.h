@@ -11,7 +11,7 @@ typedef struct Cli {
     char **args; // positional arguments
     int n_args;
     const char *adapter, *precision, *device, *data, *out, *prompt, *system, *dtype;
-    bool resume, force, json, decode, special, chat, raw, help, version;
+    bool resume, force, json, decode, no_special, chat, raw, base, help, version;
     int max_new, top_k, show, ranks;
     double temperature, top_p;
     size_t memory_bytes;

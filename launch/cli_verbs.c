@@ -34,7 +34,11 @@ static const CliOption train_options[] = {
     FLAG("force", force, "start anew in an output directory that holds another run's files"),
     END,
 };
-static const CliOption eval_options[] = {ON_MODEL, END};
+static const CliOption eval_options[] = {
+    FLAG("base", base, "the recipe's model as it is, not what the run made of it; to OUTPUT/eval-base.json"),
+    ON_MODEL,
+    END,
+};
 static const CliOption score_options[] = {
     TEXT("data", data, "F.jsonl", "the rows to score"),
     TEXT("out", out, "G.jsonl", "one line per line of --data"),
@@ -69,7 +73,7 @@ static const CliOption tokenize_options[] = {
     TEXT("data", data, "F.jsonl", "lines with text or messages; with --decode, with ids"),
     TEXT("out", out, "G.jsonl", "one line per line of --data"),
     FLAG("decode", decode, "from ids to text"),
-    FLAG("special", special, "add the special tokens that the tokenizer puts around plain text"),
+    FLAG("no-special", no_special, "without the special tokens that the tokenizer puts around plain text"),
     END,
 };
 static const CliOption data_options[] = {
@@ -145,7 +149,7 @@ static int verb_eval(Comm *world, const Cli *c)
     memcpy(overrides, c->args + 1, (size_t)n * sizeof *overrides);
     for (size_t i = 0; i < COUNT_OF(given); i++)
         if (given[i]) overrides[n++] = given[i];
-    TrainArgs a = {.recipe = c->args[0], .overrides = overrides, .n_overrides = n};
+    TrainArgs a = {.recipe = c->args[0], .overrides = overrides, .n_overrides = n, .base = c->base};
     int status = run_eval(world, &a);
     for (size_t i = 0; i < COUNT_OF(given); i++) free(given[i]);
     free(overrides);
@@ -192,7 +196,7 @@ static int verb_data(Comm *world, const Cli *c)
 static int verb_tokenize(Comm *world, const Cli *c)
 {
     (void)world;
-    return run_tokenize(c->args[0], c->data, c->out, c->decode, c->special);
+    return run_tokenize(c->args[0], c->data, c->out, c->decode, !c->no_special);
 }
 
 static int verb_convert(Comm *world, const Cli *c)
