@@ -41,6 +41,7 @@ int evaluate_rows(Session *s, Activations *a, const Dataset *d, int micro_tokens
     TRY_DONE(loader_next(loader, &sb));
     for (int i = 0; i < sb->n; i++) {
         const Batch *b = &sb->batch[i];
+        if (!b->M) continue;
         logp = xrealloc(logp, (size_t)MAX(b->M, 1) * sizeof *logp);
         TRY_DONE(decoder_forward(a, b, false));
         TRY_DONE(decoder_logprobs(a, logp, NULL));

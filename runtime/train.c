@@ -57,6 +57,7 @@ static int not_finite(const Trainer *t, const char *what, const Batch *b)
 // Forward, head, objective, backward of one micro-batch; its loss is added to *loss.
 static int micro_step(Trainer *t, const ObjectiveStep *os, const Batch *b, int64_t *loss)
 {
+    if (!b->M) return OK; // ready ids of single-token rows only
     TRY(decoder_forward(t->act, b, true));
     if (t->objective->weights_known) {
         t->objective->weigh(os, b, NULL, t->weight);
@@ -163,8 +164,9 @@ static int train_loop(Trainer *t, Progress *bar)
         if (bar) progress_step(bar, t->step, result.loss, (double)result.tokens / result.step_ms * 1e3, NULL);
         if (due(r->eval.every, t)) TRY(evaluate_and_log(t));
         TRY(stop_agreed(t, &stop));
-        if (due(r->checkpoint.every, t) || stop) TRY(state_save(t));
-        if (stop)
+        const bool leave = stop && t->step < t->total_steps; // a run that is done ends as one
+        if (due(r->checkpoint.every, t) || leave) TRY(state_save(t));
+        if (leave)
             return fail(E_PREEMPTED, r->output, "go on with: attune train RECIPE --resume", "stopped by a signal after step %lld",
                         (long long)t->step);
     }

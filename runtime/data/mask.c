@@ -16,6 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SPACE     " \t\r\n" // what templates trim
+#define MASK_HINT "train with loss_on: all, or give the row as plain \"prompt\" and \"completion\""
+
 typedef struct Conversation { // one being masked; everything is borrowed but marks
     const Encoder *e;
     const Example *x;
@@ -52,15 +55,18 @@ static int render(const Conversation *v, const json_t *messages, size_t n, bool 
     return status < 0 ? at_line(status, v->place) : OK;
 }
 
-// Is messages[0, n) rendered on its own how the whole text begins? Its length, or 0. Templates may refuse to render a part.
-static size_t rendered_prefix(Conversation *v, size_t n, bool generation_prompt)
+// How much of messages[0, n) rendered on its own is how the whole text begins, in *common; returned when that is all of it, else
+// 0. Templates may refuse to render a part of a conversation: then nothing is.
+static size_t rendered_prefix(Conversation *v, size_t n, bool generation_prompt, size_t *common)
 {
-    Buf *part = &v->out->other;
-    if (render(v, v->x->messages, n, generation_prompt, part) < 0) {
+    const Buf *part = &v->out->other, *text = &v->out->text;
+    *common = 0;
+    if (render(v, v->x->messages, n, generation_prompt, &v->out->other) < 0) {
         error_clear();
         return 0;
     }
-    return has_prefix(&v->out->text, 0, part->data, part->len) ? part->len : 0;
+    while (*common < part->len && *common < text->len && part->data[*common] == text->data[*common]) ++*common;
+    return *common == part->len ? part->len : 0;
 }
 
 // ---- marks ----------------------------------------------------------------------------------------------------------
@@ -109,7 +115,7 @@ static bool align_marks(const Conversation *v, const Buf *marked, const char *ma
     for (;; piece = next + strlen(mark), i++) {
         next = strstr(piece, mark);
         size_t bytes = next ? (size_t)(next - piece) : strlen(piece);
-        while (next && trimmed && bytes && strchr(" \t\r\n", piece[bytes - 1])) bytes--;
+        while (next && trimmed && bytes && strchr(SPACE, piece[bytes - 1])) bytes--;
         if (!has_prefix(&v->out->text, at, piece, bytes)) return false;
         at += bytes;
         if (!next) break;
@@ -140,65 +146,92 @@ static int find_marks(Conversation *v)
     buf_free(&marked);
     if (found) return OK;
     error_clear();
-    return fail(E_INPUT, v->place, "train with loss_on: all, or give the row as plain \"prompt\" and \"completion\"",
+    return fail(E_INPUT, v->place, MASK_HINT,
                 "the chat template changes or drops an assistant turn: cannot tell which tokens are its own");
 }
 
 // ---- turns ----------------------------------------------------------------------------------------------------------
-// A message's content without the white space around it, in v->out->other.
-static void trimmed_content(const Conversation *v, const json_t *message, const char **core, size_t *bytes)
+// A message's content, put in v->out->other: its core without the white space around it, and the white space behind it.
+typedef struct Content {
+    const char *core, *tail;
+    size_t core_bytes, tail_bytes;
+} Content;
+
+static Content content_of(const Conversation *v, const json_t *message)
 {
     Buf *b = &v->out->other;
     b->len = 0;
     buf_put(b, "", 0);
     message_text(message, b);
-    size_t first = strspn(b->data, " \t\r\n"), last = b->len;
-    while (last > first && strchr(" \t\r\n", b->data[last - 1])) last--;
-    *core = b->data + first;
-    *bytes = last - first;
+    size_t first = strspn(b->data, SPACE), last = b->len;
+    while (last > first && strchr(SPACE, b->data[last - 1])) last--;
+    return (Content){b->data + first, b->data + last, last - first, b->len - last};
 }
 
 // Does the content stand right behind `at`, but for white space? Then where it ends, else 0.
 static size_t content_at(const Conversation *v, const json_t *message, size_t at)
 {
     const Buf *text = &v->out->text;
-    const char *core;
-    size_t bytes;
-    trimmed_content(v, message, &core, &bytes);
-    at += strspn(text->data + at, " \t\r\n");
-    return bytes && has_prefix(text, at, core, bytes) ? at + bytes : 0;
+    Content c = content_of(v, message);
+    at += strspn(text->data + at, SPACE);
+    if (!c.core_bytes || !has_prefix(text, at, c.core, c.core_bytes)) return 0;
+    at += c.core_bytes;
+    return has_prefix(text, at, c.tail, c.tail_bytes) ? at + c.tail_bytes : at;
 }
 
 // Does the content stand before `end`, but for white space? Then *start is where it begins.
 static bool content_before(const Conversation *v, const json_t *message, size_t end, size_t *start)
 {
     const Buf *text = &v->out->text;
-    const char *core;
-    size_t bytes;
-    trimmed_content(v, message, &core, &bytes);
-    while (end && strchr(" \t\r\n", text->data[end - 1])) end--;
-    if (!bytes || bytes > end || !has_prefix(text, end - bytes, core, bytes)) return false;
-    *start = end - bytes;
+    Content c = content_of(v, message);
+    while (end && strchr(SPACE, text->data[end - 1])) end--;
+    if (!c.core_bytes || c.core_bytes > end || !has_prefix(text, end - c.core_bytes, c.core, c.core_bytes))
+        return false;
+    *start = end - c.core_bytes;
     return true;
+}
+
+static bool is_space(const Buf *text, size_t from, size_t to)
+{
+    while (from < to && strchr(SPACE, text->data[from])) from++;
+    return from == to;
+}
+
+// Where a turn begins that does not follow its prompt, of which the text has `common` bytes: with its content, and the white
+// space before it that the prompt leaves to it. Content that the template alters cannot be found; if the messages before the
+// turn stand unaltered, the turn begins where the text leaves the generation prompt.
+static int find_start(Conversation *v, size_t i, size_t common, Turn *out)
+{
+    const Buf *text = &v->out->text;
+    const json_t *message = json_array_get(v->x->messages, i);
+    size_t ignored;
+    if (has_content(message) && content_before(v, message, out->content_end, &out->start)) {
+        if (common < out->start && is_space(text, common, out->start)) out->start = common;
+        return OK;
+    }
+    size_t before = rendered_prefix(v, i, false, &ignored);
+    out->start = common;
+    if (before && common > before && common < out->content_end) return OK;
+    return fail(E_INPUT, v->place, MASK_HINT,
+                "cannot tell where the assistant turn in message %zu begins in the rendered text", i + 1);
 }
 
 static int locate_turn(Conversation *v, size_t i, Turn *out)
 {
     const json_t *message = json_array_get(v->x->messages, i);
-    size_t prompt = rendered_prefix(v, i, true);
+    const Buf *text = &v->out->text;
+    size_t common, ignored, prompt = rendered_prefix(v, i, true, &common);
     bool has_text = has_content(message), calls = json_array_size(json_object_get(message, "tool_calls")) > 0;
     *out = (Turn){.start = prompt, .content_end = prompt};
     if (has_text && !(prompt && (out->content_end = content_at(v, message, prompt)))) {
         if (!v->content_end) TRY(find_marks(v));
         out->content_end = v->content_end[i];
         // Without a generation prompt, what stands between is the turn's header; with one, it is the model's to write.
-        if (prompt && rendered_prefix(v, i, false) == prompt) prompt = 0;
+        if (prompt && rendered_prefix(v, i, false, &ignored) == prompt) prompt = 0;
     }
-    if (!prompt && !(has_text && content_before(v, message, out->content_end, &out->start)))
-        return fail(E_INPUT, v->place,
-                    "train with loss_on: all, or give the row as plain \"prompt\" and \"completion\"",
-                    "cannot tell where the assistant turn in message %zu begins in the rendered text", i + 1);
-    if (calls) out->end = rendered_prefix(v, i + 1, false);
+    if (!prompt) TRY(find_start(v, i, common, out));
+    if (calls) out->end = rendered_prefix(v, i + 1, false, &ignored);
+    while (out->end > out->content_end && strchr(SPACE, text->data[out->end - 1])) out->end--;
     return OK;
 }
 
@@ -311,7 +344,7 @@ static int encode_plain(const Encoder *e, const Example *x, bool prompt_only, En
     Ids *ids = &out->ids;
     int eos = tokenizer_eos(e->tok);
     bool ended = ids->n && ids->id[ids->n - 1] == eos;
-    if (eos >= 0 && !ended && !prompt_only && !e->keep_text) push_id(ids, eos, (int32_t)out->text.len);
+    if (eos >= 0 && !ended && !prompt_only && !e->scoring) push_id(ids, eos, (int32_t)out->text.len);
     if (prompt_only && ended) ids->n--;
     reserve_mask(out);
     if (prompt_only) return OK;
@@ -377,7 +410,8 @@ int example_encode(const Encoder *e, const Example *x, Encoded *out, const char 
     if (x->kind != EXAMPLE_IDS && ids->n >= 2 && bos >= 0 && ids->id[0] == bos && ids->id[1] == bos)
         out->flags |= ROW_DOUBLE_BOS;
     cut_row(e, out);
-    if (prompt_only || out->flags & ROW_LONG || (ids->n && memchr(out->train, 1, (size_t)ids->n))) return OK;
+    if (!ids->n) return fail(E_INPUT, place, "remove the line", "no tokens");
+    if (prompt_only || e->scoring || out->flags & ROW_LONG || memchr(out->train, 1, (size_t)ids->n)) return OK;
     return fail(E_INPUT, place, "remove the line", "trains zero tokens");
 }
 
