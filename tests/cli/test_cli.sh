@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # test_cli.sh ATTUNE MPIEXEC: the command line from outside. One check a line:
-#   check EXIT_CODE "STDERR PATTERN" ARGUMENTS...      patterns are extended regular expressions over the whole stream
+#   check EXIT_CODE "STDERR PATTERN" ARGUMENTS...
+#   prints "STDOUT PATTERN" ARGUMENTS...
+# Patterns are extended regular expressions over the whole stream.
 set -uo pipefail
 attune=$1 mpiexec=$2
 work=$(mktemp -d)
@@ -20,14 +22,15 @@ check() {
     shift 2
     "${run[@]}" "$@" >"$work/out" 2>"$work/err" </dev/null || got=$?
     [[ $got == "$code" ]] || report "$*" "exit code $got, not $code"
-    grep -Ezq -- "$pattern" "$work/err" || report "$*" "stderr does not match: $pattern"
+    if [[ $code == 0 && -s $work/err ]]; then report "$*" "something is on stderr"; fi
+    if [[ $code != 0 ]] && ! grep -Ezq -- "$pattern" "$work/err"; then report "$*" "stderr does not match: $pattern"; fi
     # An error is told once, in one format, and nothing else is on stderr.
     if [[ $code == 2 ]]; then
         [[ $(grep -c '^attune: error: ' "$work/err") == 1 ]] || report "$*" "not exactly one error line"
         [[ -z $(grep -v '^attune: error: \|^  hint: ' "$work/err") ]] || report "$*" "more than an error and a hint"
     fi
 }
-prints() { # "STDOUT PATTERN" ARGUMENTS...
+prints() {
     local pattern=$1
     shift
     check 0 '' "$@"
