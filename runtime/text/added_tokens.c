@@ -151,19 +151,33 @@ void added_put(Tokenizer *t, const AddedToken *a)
         t->cap_added = MAX(64, t->cap_added * 2);
         t->added = xrealloc(t->added, (size_t)t->cap_added * sizeof *t->added);
     }
-    t->added[t->n_added++] = *a;
+    t->added[t->n_added] = *a;
+    t->added[t->n_added++].shown.at = UINT32_MAX;
 }
 
 static int put_normalized(Tokenizer *t, int32_t i, const char *text, int32_t bytes, RegexMatch *m, TextBuf buf[2])
 {
     Text in = {.s = text, .bytes = bytes}, out;
     TRY(normalize(&t->normalizer, m, &in, buf, &out));
+    if (out.bytes != bytes || memcmp(out.s, text, (size_t)bytes) != 0) {
+        t->marks[t->added[i].id] |= MARK_SHOWN;
+        t->added[i].shown = vocab_keep_text(&t->bpe.vocab, out.s, (size_t)out.bytes);
+    }
     trie_put(&t->normal, out.s, (size_t)out.bytes, i);
     return OK;
 }
 
+const char *added_shown(const Tokenizer *t, int id, uint32_t *bytes)
+{
+    int i = 0;
+    while (t->added[i].id != id || t->added[i].shown.at == UINT32_MAX) i++;
+    *bytes = t->added[i].shown.bytes;
+    return t->bpe.vocab.text.data + t->added[i].shown.at;
+}
+
 int added_finish(Tokenizer *t)
 {
+    t->marks = xcalloc((size_t)t->bpe.vocab.n, sizeof *t->marks);
     RegexMatch *m = regex_match_new();
     TextBuf buf[2] = {0};
     int status = OK;
@@ -176,6 +190,7 @@ int added_finish(Tokenizer *t)
             uint32_t bytes;
             const char *text = vocab_text(&t->bpe.vocab, a->id, &bytes);
             single |= a->single_word;
+            if (a->special) t->marks[a->id] |= MARK_SPECIAL;
             if (!a->normalized)
                 trie_put(&t->raw, text, bytes, i);
             else

@@ -43,6 +43,14 @@ static void vocab_grow_table(Vocab *v)
     free(old);
 }
 
+TokenText vocab_keep_text(Vocab *v, const char *text, size_t bytes)
+{
+    TokenText t = {(uint32_t)v->text.len, (uint32_t)bytes};
+    buf_put(&v->text, text, bytes);
+    buf_put(&v->text, "", 1);
+    return t;
+}
+
 int vocab_put(Vocab *v, int64_t id, const char *text, size_t bytes, bool in_model, const char *place)
 {
     if (id < 0 || id >= TOKEN_ID_MAX)
@@ -55,9 +63,7 @@ int vocab_put(Vocab *v, int64_t id, const char *text, size_t bytes, bool in_mode
     vocab_reserve(v, (int)id + 1);
     if (v->token[id].at != UINT32_MAX) return fail(E_INPUT, place, NULL, "token id %lld is given twice", (long long)id);
     if (v->text.len + bytes >= UINT32_MAX) return fail(E_INPUT, place, NULL, "vocabulary text exceeds 4 GiB");
-    v->token[id] = (TokenText){(uint32_t)v->text.len, (uint32_t)bytes};
-    buf_put(&v->text, text, bytes);
-    buf_put(&v->text, "", 1);
+    v->token[id] = vocab_keep_text(v, text, bytes);
     v->n = MAX(v->n, (int)id + 1);
     if (!in_model) return OK;
     if (!v->slot || (uint32_t)v->used * 2 >= v->mask) vocab_grow_table(v);

@@ -196,6 +196,7 @@ int tokenizer_decode(const Tokenizer *t, const int32_t *ids, int n, bool skip_sp
         uint32_t bytes;
         const char *text = vocab_text(&t->bpe.vocab, ids[i], &bytes);
         if (!text || (skip_special && tokenizer_is_special(t, ids[i]))) continue; // ids without a token say nothing
+        if (t->marks[ids[i]] & MARK_SHOWN) text = added_shown(t, ids[i], &bytes);
         if (pieces[0].text.len + bytes > INT32_MAX / 8) {
             status = fail(E_INPUT, NULL, NULL, "%d ids are too many to decode at once", n);
             goto done;

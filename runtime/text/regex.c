@@ -172,6 +172,27 @@ static int put_escape(Translation *t, bool in_class)
     return OK;
 }
 
+// Members up to the closing bracket. Brackets inside brackets are a union in Ruby syntax: their members join the outer set.
+static int put_class_members(Translation *t, int depth)
+{
+    for (bool first = true; t->p < t->end; first = false) {
+        char c = *t->p++;
+        if (c == ']' && !first) return OK;
+        if (c == '[') {
+            if (depth == NEST_MAX || (t->p < t->end && (*t->p == '^' || *t->p == ':')))
+                return unsupported(t, "this kind of brackets inside brackets");
+            TRY(put_class_members(t, depth + 1));
+        } else if (c == '&' && t->p < t->end && *t->p == '&') {
+            return unsupported(t, "an intersection (&&)");
+        } else if (c == '\\') {
+            TRY(put_escape(t, true));
+        } else {
+            buf_put(&t->out, &c, 1);
+        }
+    }
+    return unsupported(t, "an unclosed [");
+}
+
 static int put_class(Translation *t)
 {
     buf_puts(&t->out, "[");
@@ -179,20 +200,9 @@ static int put_class(Translation *t)
         buf_puts(&t->out, "^");
         t->p++;
     }
-    for (bool first = true; t->p < t->end; first = false) {
-        char c = *t->p++;
-        if (c == ']' && !first) {
-            buf_puts(&t->out, "]");
-            return OK;
-        }
-        if (c == '[') return unsupported(t, "brackets inside brackets");
-        if (c == '&' && t->p < t->end && *t->p == '&') return unsupported(t, "an intersection (&&)");
-        if (c == '\\')
-            TRY(put_escape(t, true));
-        else
-            buf_put(&t->out, &c, 1);
-    }
-    return unsupported(t, "an unclosed [");
+    TRY(put_class_members(t, 0));
+    buf_puts(&t->out, "]");
+    return OK;
 }
 
 // After "(": which kind of group, copied up to its body.

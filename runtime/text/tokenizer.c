@@ -34,7 +34,7 @@ void tokenizer_free(Tokenizer *t)
     steps_free(&t->decoder);
     free(t->prefix);
     free(t->suffix);
-    free(t->special);
+    free(t->marks);
     free(t);
 }
 
@@ -44,9 +44,6 @@ int tokenizer_finish(Tokenizer *t, const char *place)
     const Steps *pre = &t->pre;
     t->bpe.byte_level = pre->n && pre->v[pre->n - 1].kind == PRE_BYTE_LEVEL;
     bpe_finish(&t->bpe);
-    t->special = xcalloc((size_t)t->bpe.vocab.n, sizeof *t->special);
-    for (int i = 0; i < t->n_added; i++)
-        if (t->added[i].special) t->special[t->added[i].id] = true;
     return added_finish(t);
 }
 
@@ -77,7 +74,7 @@ bool tokenizer_adds_bos(const Tokenizer *t)
 }
 bool tokenizer_is_special(const Tokenizer *t, int id)
 {
-    return id >= 0 && id < t->bpe.vocab.n && t->special[id];
+    return id >= 0 && id < t->bpe.vocab.n && (t->marks[id] & MARK_SPECIAL);
 }
 
 int tokenizer_id(const Tokenizer *t, const char *token)

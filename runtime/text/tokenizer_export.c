@@ -16,7 +16,8 @@ static json_t *vocabulary(const json_t *tokens)
 {
     json_t *vocab = json_object(), *token;
     size_t id;
-    json_array_foreach(tokens, id, token) json_object_set_new(vocab, json_string_value(token), json_integer((json_int_t)id));
+    json_array_foreach(tokens, id, token)
+        json_object_set_new(vocab, json_string_value(token), json_integer((json_int_t)id));
     return vocab;
 }
 
@@ -29,8 +30,9 @@ static json_t *added_tokens(const json_t *tokens, const json_t *types)
         json_int_t kind = json_integer_value(type);
         if (kind != GGUF_TOKEN_CONTROL && kind != GGUF_TOKEN_USER_DEFINED) continue;
         json_array_append_new(list, json_pack("{s:I, s:O, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content",
-                                              json_array_get(tokens, id), "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized",
-                                              kind == GGUF_TOKEN_USER_DEFINED, "special", kind == GGUF_TOKEN_CONTROL));
+                                              json_array_get(tokens, id), "single_word", 0, "lstrip", 0, "rstrip", 0,
+                                              "normalized", kind == GGUF_TOKEN_USER_DEFINED, "special",
+                                              kind == GGUF_TOKEN_CONTROL));
     }
     return list;
 }
@@ -41,10 +43,11 @@ static json_t *post_processor(const Weights *gguf, const json_t *tokens)
     json_t *add = key(gguf, "ggml.add_bos_token"), *id = key(gguf, "ggml.bos_token_id"), *p = NULL;
     json_t *bos = json_array_get(tokens, (size_t)json_integer_value(id));
     if (json_is_true(add) && json_is_string(bos))
-        p = json_pack("{s:s, s:[{s:{s:O, s:i}}, {s:{s:s, s:i}}], s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}], s:{s:{s:O, s:[O], s:[O]}}}", "type",
-                      "TemplateProcessing", "single", "SpecialToken", "id", bos, "type_id", 0, "Sequence", "id", "A", "type_id", 0,
-                      "pair", "Sequence", "id", "A", "type_id", 0, "Sequence", "id", "B", "type_id", 1, "special_tokens",
-                      json_string_value(bos), "id", bos, "ids", id, "tokens", bos);
+        p = json_pack(
+            "{s:s, s:[{s:{s:O, s:i}}, {s:{s:s, s:i}}], s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}], s:{s:{s:O, s:[O], s:[O]}}}",
+            "type", "TemplateProcessing", "single", "SpecialToken", "id", bos, "type_id", 0, "Sequence", "id", "A",
+            "type_id", 0, "pair", "Sequence", "id", "A", "type_id", 0, "Sequence", "id", "B", "type_id", 1,
+            "special_tokens", json_string_value(bos), "id", bos, "ids", id, "tokens", bos);
     json_decref(add);
     json_decref(id);
     return p ? p : json_null();
@@ -65,13 +68,16 @@ static int write_tokenizer(const Weights *gguf, const json_t *tokens, const char
     bool ignore_merges;
     int status = gguf_steps_json(gguf, place, &normalizer, &pre, &ignore_merges);
     if (status == OK) {
-        json_t *byte_level = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 1, "use_regex", 1);
-        json_t *model = json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b, s:o, s:O}", "type", "BPE", "dropout", "unk_token",
-                                  "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0, "byte_fallback", 0, "ignore_merges",
-                                  ignore_merges, "vocab", vocabulary(tokens), "merges", merges);
-        json_t *all = json_pack("{s:s, s:n, s:n, s:o, s:o, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation", "padding",
-                                "added_tokens", added_tokens(tokens, types), "normalizer", normalizer, "pre_tokenizer", pre,
-                                "post_processor", post_processor(gguf, tokens), "decoder", byte_level, "model", model);
+        json_t *byte_level = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 1,
+                                       "trim_offsets", 1, "use_regex", 1);
+        json_t *model =
+            json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b, s:o, s:O}", "type", "BPE", "dropout", "unk_token",
+                      "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0, "byte_fallback", 0,
+                      "ignore_merges", ignore_merges, "vocab", vocabulary(tokens), "merges", merges);
+        json_t *all =
+            json_pack("{s:s, s:n, s:n, s:o, s:o, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation", "padding",
+                      "added_tokens", added_tokens(tokens, types), "normalizer", normalizer, "pre_tokenizer", pre,
+                      "post_processor", post_processor(gguf, tokens), "decoder", byte_level, "model", model);
         status = write_json(all, JSON_COMPACT, tmpf("%s/tokenizer.json", dir));
     }
     json_decref(types);
@@ -87,7 +93,8 @@ static int write_configs(const Weights *gguf, const json_t *tokens, const char *
                     {"ggml.eos_token_id", "eos_token", "eos_token_id"},
                     {"ggml.padding_token_id", "pad_token", "pad_token_id"},
                     {"ggml.unknown_token_id", "unk_token", NULL}};
-    json_t *config = json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0);
+    json_t *config =
+        json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0);
     json_t *generation = json_object(), *template = key(gguf, "chat_template");
     for (size_t i = 0; i < COUNT_OF(specials); i++) {
         json_t *id = key(gguf, specials[i].key), *token = json_array_get(tokens, (size_t)json_integer_value(id));

@@ -157,7 +157,8 @@ static int read_kind(const Weights *gguf, const char *place, const GgufPre **pre
     return status;
 }
 
-int gguf_steps_json(const Weights *gguf, const char *place, json_t **normalizer, json_t **pre_tokenizer, bool *ignore_merges)
+int gguf_steps_json(const Weights *gguf, const char *place, json_t **normalizer, json_t **pre_tokenizer,
+                    bool *ignore_merges)
 {
     const GgufPre *pre = NULL;
     TRY(read_kind(gguf, place, &pre));

@@ -116,7 +116,8 @@ typedef struct Vocab {
     int used;
 } Vocab;
 int vocab_put(Vocab *v, int64_t id, const char *text, size_t bytes, bool in_model, const char *place);
-int vocab_find(const Vocab *v, const char *text, size_t bytes);  // the model's token, or -1
+int vocab_find(const Vocab *v, const char *text, size_t bytes); // the model's token, or -1
+TokenText vocab_keep_text(Vocab *v, const char *text, size_t bytes);
 const char *vocab_text(const Vocab *v, int id, uint32_t *bytes); // NULL: no such id
 
 typedef struct Merge {
@@ -156,6 +157,7 @@ int char_to_byte(uint32_t cp);
 typedef struct AddedToken {
     int id;
     bool special, single_word, lstrip, rstrip, normalized;
+    TokenText shown; // decoding gives a normalized token in its normalised form; at == UINT32_MAX: it is the same
 } AddedToken;
 typedef struct TrieNode {
     int32_t child, sibling; // first child, next child of the parent; 0: none
@@ -179,6 +181,8 @@ typedef struct Cuts {
     int n, cap;
 } Cuts;
 
+typedef enum TokenMark { MARK_SPECIAL = 1, MARK_SHOWN = 2 } TokenMark; // MARK_SHOWN: see AddedToken.shown
+
 struct Tokenizer {
     Bpe bpe;
     AddedToken *added;
@@ -189,12 +193,13 @@ struct Tokenizer {
     bool has_decoder;
     int32_t *prefix, *suffix; // what the post-processor adds
     int n_prefix, n_suffix;
-    bool *special; // (vocabulary size)
+    uint8_t *marks; // (vocabulary size) TokenMark
     int bos, eos, pad;
 };
 
 void added_put(Tokenizer *t, const AddedToken *a);
-int added_finish(Tokenizer *t); // builds the tries
+int added_finish(Tokenizer *t);                                       // builds the tries and the marks
+const char *added_shown(const Tokenizer *t, int id, uint32_t *bytes); // of a token with MARK_SHOWN
 int added_cut(const Tokenizer *t, const Trie *trie, RegexMatch *m, const char *s, int32_t bytes, Cuts *out);
 
 // ---- stages ---------------------------------------------------------------------------------------------------------
@@ -222,4 +227,5 @@ void steps_free(Steps *s);
 // ---- GGUF (tokenizer_gguf.c, tokenizer_export.c) --------------------------------------------------------------------
 enum { GGUF_TOKEN_CONTROL = 3, GGUF_TOKEN_USER_DEFINED = 4 }; // tokenizer.ggml.token_type
 // What tokenizer.json says for the pre-tokenizer that the file names; new references.
-int gguf_steps_json(const Weights *gguf, const char *place, json_t **normalizer, json_t **pre_tokenizer, bool *ignore_merges);
+int gguf_steps_json(const Weights *gguf, const char *place, json_t **normalizer, json_t **pre_tokenizer,
+                    bool *ignore_merges);

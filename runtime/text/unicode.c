@@ -80,6 +80,39 @@ bool is_python_space(uint32_t cp)
     return is_white_space(cp) || (cp >= 0x1C && cp <= 0x1F);
 }
 
+// Where the `tokenizers` package's tables are of another Unicode version than utf8proc's: see the .def files.
+typedef struct Range {
+    uint32_t first, last;
+} Range;
+#define RANGE(first, last) {first, last},
+static const Range normal_inert[] = {
+#include "text/unicode_inert.def"
+};
+static const Range other_punctuation[] = {
+#include "text/unicode_punct.def"
+};
+#undef RANGE
+static const Range newer_numeric[] = {
+    // Unicode 15.1 to 17
+    {0x10D40, 0x10D49}, {0x116D0, 0x116E3}, {0x11BF0, 0x11BF9}, {0x11DE0, 0x11DE9}, {0x16130, 0x16139},
+    {0x16D70, 0x16D79}, {0x16FF4, 0x16FF6}, {0x1CCF0, 0x1CCF9}, {0x1E5F1, 0x1E5FA},
+};
+
+static bool in_ranges(const Range *r, size_t n, uint32_t cp)
+{
+    size_t low = 0, high = n;
+    if (cp < r[0].first) return false;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (cp > r[middle].last)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < n && cp >= r[low].first;
+}
+#define IN_RANGES(table, cp) in_ranges(table, COUNT_OF(table), cp)
+
 static utf8proc_category_t category(uint32_t cp)
 {
     return utf8proc_category((utf8proc_int32_t)cp);
@@ -87,17 +120,10 @@ static utf8proc_category_t category(uint32_t cp)
 
 bool is_numeric(uint32_t cp)
 {
-    // Digits that Unicode 15.1 to 17 added: newer than utf8proc 2.8's tables.
-    static const struct {
-        uint32_t first, last;
-    } newer[] = {{0x10D40, 0x10D49}, {0x11BF0, 0x11BF9}, {0x11DE0, 0x11DE9}, {0x16130, 0x16139}, {0x16D70, 0x16D79},
-                 {0x16FF4, 0x16FF6}, {0x1CCF0, 0x1CCF9}, {0x1E5F1, 0x1E5FA}, {0x116D0, 0x116E3}};
     if (cp < 0x80) return cp >= '0' && cp <= '9';
     utf8proc_category_t c = category(cp);
     if (c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO) return true;
-    for (size_t i = 0; i < COUNT_OF(newer); i++)
-        if (cp >= newer[i].first && cp <= newer[i].last) return true;
-    return false;
+    return IN_RANGES(newer_numeric, cp);
 }
 
 bool is_punctuation(uint32_t cp)
@@ -105,13 +131,20 @@ bool is_punctuation(uint32_t cp)
     if (cp < 0x80)
         return (cp >= 33 && cp <= 47) || (cp >= 58 && cp <= 64) || (cp >= 91 && cp <= 96) || (cp >= 123 && cp <= 126);
     utf8proc_category_t c = category(cp);
-    return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO;
+    return (c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO) != IN_RANGES(other_punctuation, cp);
+}
+
+static bool is_normal_inert(uint32_t cp)
+{
+    return IN_RANGES(normal_inert, cp);
 }
 
 bool is_mark(uint32_t cp)
 {
+    if (is_normal_inert(cp)) return false;
     utf8proc_category_t c = category(cp);
-    return c == UTF8PROC_CATEGORY_MN || c == UTF8PROC_CATEGORY_MC || c == UTF8PROC_CATEGORY_ME;
+    bool was_mark = cp == 0x1CF2 || cp == 0x1CF3; // until Unicode 12
+    return was_mark || c == UTF8PROC_CATEGORY_MN || c == UTF8PROC_CATEGORY_MC || c == UTF8PROC_CATEGORY_ME;
 }
 
 bool is_printable(uint32_t cp)
@@ -147,6 +180,17 @@ int to_lower(uint32_t cp, uint32_t out[3])
         out[1] = 0x307;
         return 2;
     }
+    static const struct {
+        uint32_t first, last, lower; // of first
+    } newer[] = {{0x1C89, 0x1C89, 0x1C8A},   {0xA7CB, 0xA7CB, 0x264},  {0xA7CC, 0xA7CC, 0xA7CD},
+                 {0xA7CE, 0xA7CE, 0xA7CF},   {0xA7D2, 0xA7D2, 0xA7D3}, {0xA7D4, 0xA7D4, 0xA7D5},
+                 {0xA7DA, 0xA7DA, 0xA7DB},   {0xA7DC, 0xA7DC, 0x19B},  {0x10D50, 0x10D65, 0x10D70},
+                 {0x16EA0, 0x16EB8, 0x16EBB}}; // pairs that Unicode 16 and 17 added
+    for (size_t i = 0; cp >= newer[0].first && i < COUNT_OF(newer); i++) {
+        if (cp < newer[i].first || cp > newer[i].last) continue;
+        out[0] = newer[i].lower + (cp - newer[i].first);
+        return 1;
+    }
     out[0] = (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
     return 1;
 }
@@ -180,13 +224,14 @@ static bool starts_run(uint32_t cp)
 {
     if (cp < 0x300) return true;
     if (cp >= 0x1160 && cp <= 0x11FF) return false;
+    if (is_normal_inert(cp)) return true;
     return utf8proc_get_property((utf8proc_int32_t)cp)->combining_class == 0 && !is_mark(cp);
 }
 
 int32_t normal_run_end(const char *s, int32_t bytes, int32_t at)
 {
     int32_t i = at;
-    utf8_next(s, &i);
+    if (is_normal_inert(utf8_next(s, &i))) return i;
     while (i < bytes) {
         int32_t next = i;
         if (starts_run(utf8_next(s, &next))) break;
@@ -196,12 +241,14 @@ int32_t normal_run_end(const char *s, int32_t bytes, int32_t at)
 }
 
 // A single character that no form changes: it has no decomposition and is no Hangul syllable.
-static bool is_inert(const char *s, int32_t bytes)
+static bool is_unchanged(const char *s, int32_t bytes)
 {
     int32_t i = 0;
     uint32_t cp = utf8_next(s, &i);
-    return i == bytes && (cp < 0x80 || (utf8proc_get_property((utf8proc_int32_t)cp)->decomp_seqindex == UINT16_MAX &&
-                                        !(cp >= 0xAC00 && cp <= 0xD7A3)));
+    if (i < bytes) return false;
+    if (cp < 0x80 || is_normal_inert(cp)) return true;
+    bool hangul = cp >= 0xAC00 && cp <= 0xD7A3;
+    return !hangul && utf8proc_get_property((utf8proc_int32_t)cp)->decomp_seqindex == UINT16_MAX;
 }
 
 bool normal_run(NormalForm form, const char *s, int32_t bytes, Buf *out)
@@ -212,7 +259,7 @@ bool normal_run(NormalForm form, const char *s, int32_t bytes, Buf *out)
         [FORM_NFKC] = UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT,
         [FORM_NFKD] = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT,
     };
-    if (is_inert(s, bytes)) return false;
+    if (is_unchanged(s, bytes)) return false;
     utf8proc_uint8_t *mapped = NULL;
     utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)s, bytes, &mapped, (utf8proc_option_t)options[form]);
     ASSERT(n >= 0); // the input is valid UTF-8 and bounded
