@@ -79,10 +79,10 @@ static bool ends_with(const char *s, const char *tail)
 static int open_file(Weights *w, const char *path)
 {
     TRY(weights_add_source(w, path));
-    uint8_t head[4] = {0};
+    uint8_t head[9] = {0};
     TRY(source_read(&w->source[0], 0, head, (size_t)MIN(sizeof head, w->source[0].bytes)));
     if (!memcmp(head, "GGUF", 4)) return gguf_open(w);
-    if (ends_with(path, ".safetensors")) return safetensors_open_file(w);
+    if (ends_with(path, ".safetensors") || head[8] == '{') return safetensors_open_file(w); // header after its length
     bool pickle = !memcmp(head, "PK\3\4", 4) || head[0] == 0x80; // torch.save: a zip archive, formerly a bare pickle
     if (pickle) return fail(E_INPUT, path, convert_hint, "a PyTorch pickle, which could run code and is not read");
     return fail(E_INPUT, path, "a model is a Hugging Face directory, a .safetensors or a .gguf file",

@@ -32,7 +32,10 @@ static inline char *scratch_path(const char *name)
 static inline void scratch_put(const char *name, const void *data, size_t bytes)
 {
     char *path = scratch_path(name);
-    assert_int_equal(file_write_atomic(path, data, bytes), OK);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    assert_int_equal(fwrite(data, 1, bytes, f), bytes);
+    fclose(f);
     free(path);
 }
 

@@ -186,6 +186,20 @@ static void test_shards(void **state)
     weights_close(w);
 }
 
+static void test_names_do_not_matter(void **state) // what a file is stands in it
+{
+    (void)state;
+    char *data, *path = scratch_path("blob");
+    size_t bytes;
+    assert_int_equal(file_read(GOLDEN "dtypes/f32.safetensors", 1 << 20, &data, &bytes), OK);
+    scratch_put("blob", data, bytes);
+    Weights *w = weights_must_open(path);
+    assert_int_equal(weights_count(w), 2);
+    weights_close(w);
+    free(data);
+    free(path);
+}
+
 static void test_metadata(void **state)
 {
     (void)state;
@@ -295,6 +309,37 @@ static void test_file_cut_while_open(void **state)
     free(data);
 }
 
+// One call that takes many reads of the file, from the middle of a tensor on.
+static int ramp_rows(void *ctx, int64_t row0, int64_t rows, void *dst)
+{
+    (void)ctx;
+    for (int64_t i = 0; i < rows * 100; i++) ((uint16_t *)dst)[i] = (uint16_t)((row0 * 100 + i) % 30000);
+    return OK;
+}
+
+static void test_long_reads(void **state)
+{
+    (void)state;
+    TensorOut t = {"long", DT_F16, 2, {3000, 100}, ramp_rows, NULL};
+    char *path = scratch_path("long.safetensors");
+    assert_int_equal(safetensors_write(path, &t, 1), OK);
+    Weights *w = weights_must_open(path);
+    float *all = xmalloc(3000 * 100 * sizeof *all), row[100];
+    bf16_t *half = xmalloc(3000 * 100 * sizeof *half);
+    assert_int_equal(weights_read(w, 0, 7, 2993, DT_F32, all), OK);
+    assert_int_equal(weights_read(w, 0, 7, 2993, DT_BF16, half), OK);
+    for (int64_t r = 7; r < 3000; r++) {
+        assert_int_equal(weights_read(w, 0, r, 1, DT_F32, row), OK);
+        assert_memory_equal(row, all + (r - 7) * 100, sizeof row);
+        for (int i = 0; i < 100; i++) assert_int_equal(half[(r - 7) * 100 + i], f32_to_bf16(row[i]));
+    }
+    assert_true(row[99] == 21232.0f); // the half 0x752f
+    weights_close(w);
+    free(all);
+    free(half);
+    free(path);
+}
+
 // A tensor of 32 MiB, read as bf16 by 16 rows: the process grows by the buffers of one call.
 static int zero_rows(void *ctx, int64_t row0, int64_t rows, void *dst)
 {
@@ -332,10 +377,12 @@ int main(void)
         cmocka_unit_test(test_dtypes_that_are_not),
         cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_names_do_not_matter),
         cmocka_unit_test(test_metadata),
         cmocka_unit_test(test_gguf_keys),
         cmocka_unit_test(test_threads_share_a_file),
         cmocka_unit_test(test_file_cut_while_open),
+        cmocka_unit_test(test_long_reads),
         cmocka_unit_test(test_reading_keeps_nothing_resident),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
