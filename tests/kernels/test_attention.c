@@ -31,9 +31,9 @@ static const Case cases[] = {
     {"cache", 4, 2, 32, 0, 0, {20, 9, 1}, {50, 9, 33}},
     {"cache and window", 4, 2, 32, 8, 0, {20, 9, 1}, {90, 9, 33}},
     {"cache without queries", 2, 1, 16, 0, 0, {0, 12}, {21, 12}},
-    {"several blocks", 2, 1, 16, 0, 0, {1100}, {0}},
-    {"several blocks, cache", 3, 1, 8, 0, 0, {300, 30}, {1200, 600}},
-    {"several blocks, window", 2, 1, 16, 300, 0, {900}, {1000}},
+    {"several blocks", 2, 1, 16, 0, 0, {600}, {0}},
+    {"several blocks, cache", 3, 1, 8, 0, 0, {270, 30}, {800, 600}},
+    {"several blocks, window", 2, 1, 16, 300, 0, {550}, {640}},
     {"several blocks, short window", 1, 1, 16, 5, 2, {600}, {1190}},
 };
 
