@@ -6,13 +6,14 @@
 // ---- RMSNorm --------------------------------------------------------------------------------------------------------
 INLINE float rmsnorm_fwd_as(const DType t, void *y, const void *x, const float *w, float w_offset, float eps, int C)
 {
-    vf sum = vf_set(0);
+    vf even = vf_set(0), odd = even; // two sums that take turns: each waits for itself only every other vector
     EACH_VECTOR(c, n, C)
     {
-        vf v = load_some(t, x, c, n);
-        sum = vf_fma(v, v, sum);
+        vf v = load_some(t, x, c, n), sum = vf_fma(v, v, even);
+        even = odd;
+        odd = sum;
     }
-    float rstd = 1 / sqrtf(vf_sum(sum) / (float)C + eps);
+    float rstd = 1 / sqrtf(vf_sum(even + odd) / (float)C + eps);
     vf r = vf_set(rstd), offset = vf_set(w_offset);
     EACH_VECTOR(c, n, C)
     {
