@@ -15,7 +15,7 @@ const GemmKernels *gemm_kernels(const Device *d)
 }
 
 enum {
-    X_BYTES = 512 * 1024, // of x that stay in L2 while panels stream past
+    X_BYTES = 1024 * 1024, // of x that stay in L2 while panels stream past
     LEAST_ROWS = 28,      // of a task, so that making a panel pays
     TASKS_PER_THREAD = 4, // so that threads end together
 };
@@ -24,17 +24,13 @@ typedef struct Plan { // how a product is cut, and what a task prepares
     const GemmProduct *g;
     const GemmKernels *k;
     DType words;
-    int chunks, panels, group;             // chunks of rows; panels in all and per task
+    int chunk, chunks;                     // rows of a chunk, whole tiles; chunks
+    int panels, group;                     // panels in all, and of a task
     int sum[2];                            // length of each term's sum
     bool make_panel[2];                    // the panel is turned or widened, not read where it lies
     bool convert;                          // so are the rows of x
     size_t panel_at[2], rows_at[2], bytes; // in scratch
 } Plan;
-
-static int chunk_begin(const Plan *p, int i)
-{
-    return (int)((int64_t)p->g->T * i / p->chunks);
-}
 
 static void plan_cut(Plan *p, int threads)
 {
@@ -45,7 +41,9 @@ static void plan_cut(Plan *p, int threads)
     p->panels = panel_count(g->columns);
     if ((int64_t)chunks * p->panels < wanted)
         chunks = MAX(chunks, MIN((wanted + p->panels - 1) / p->panels, g->T / LEAST_ROWS));
-    p->chunks = MAX(chunks, 1);
+    chunks = MAX(chunks, 1);
+    p->chunk = ROUND_UP((g->T + chunks - 1) / chunks, p->k->tile_rows);
+    p->chunks = (g->T + p->chunk - 1) / p->chunk;
     p->group = (int64_t)p->chunks * p->panels >= 3 * (int64_t)wanted ? 2 : 1;
 }
 
@@ -70,8 +68,7 @@ static Plan plan_product(const Device *d, const GemmProduct *g)
     plan_cut(&p, cpu_threads(d));
     for (int i = 0; i < g->terms; i++) {
         if (p.make_panel[i]) p.panel_at[i] = reserve(&p, panel_bytes(p.words, ROUND_UP(p.sum[i], PANEL)));
-        size_t rows = (size_t)((g->T + p.chunks - 1) / p.chunks);
-        if (p.convert) p.rows_at[i] = reserve(&p, rows * (size_t)p.sum[i] * sizeof(float));
+        if (p.convert) p.rows_at[i] = reserve(&p, (size_t)p.chunk * (size_t)p.sum[i] * sizeof(float));
     }
     return p;
 }
@@ -112,7 +109,7 @@ static GemmOut out_at(const GemmOut *o, int row, int column)
 
 static void run_task(const Plan *p, int chunk, int group, char *scratch)
 {
-    int t0 = chunk_begin(p, chunk), t1 = chunk_begin(p, chunk + 1);
+    int t0 = chunk * p->chunk, t1 = MIN(t0 + p->chunk, p->g->T);
     GemmSum sums[2];
     for (int i = 0; i < p->g->terms; i++) sums[i] = operand_rows(p, i, t0, t1, scratch);
     int end = MIN(p->panels, (group + 1) * p->group);

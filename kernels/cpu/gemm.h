@@ -13,11 +13,7 @@
 #pragma once
 #include "cpu.h"
 
-enum {
-    PANEL = 32,     // columns of a panel
-    MAX_TILE = 14,  // rows of a register tile, at most
-    TURN_STEP = 32, // a backward panel is made from blocks of 32 rows of W
-};
+enum { PANEL = 32 }; // columns of a panel
 
 static inline int panel_count(int n)
 {
@@ -82,6 +78,7 @@ typedef struct SoftmaxRow {
 
 // `words` is the type operands have inside a block: F32, or BF16 where the instruction set multiplies pairs.
 typedef struct GemmKernels {
+    int tile_rows;
     DType bf16_words; // what bf16 operands become
     // y rows [0, rows) x columns [0, columns) of one panel: the sums one after the other in the same accumulators
     void (*block)(DType words, const GemmSum *sums, int sum_count, int rows, const GemmOut *out, int columns);

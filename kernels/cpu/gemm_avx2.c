@@ -48,11 +48,11 @@ static void block(DType words, const GemmSum *sums, int sum_count, int rows, con
 {
     ASSERT(words == DT_F32);
     float sum[TILE_ROWS * PANEL] __attribute__((aligned(64)));
-    int count = (rows + TILE_ROWS - 1) / TILE_ROWS; // tiles of nearly equal height: flat ones wait for their sums
-    for (int i = 0, first = 0, next; i < count; i++, first = next) {
-        next = (int)((int64_t)rows * (i + 1) / count);
-        for (int half = 0; half < columns; half += 16) tiles[next - first](sums, sum_count, first, half, sum);
-        finish(sum, first, next - first, out, columns);
+    for (int first = 0, height; first < rows; first += height) {
+        height = tile_height(rows - first, TILE_ROWS);
+        prefetch_added(out, first, height, columns);
+        for (int half = 0; half < columns; half += 16) tiles[height](sums, sum_count, first, half, sum);
+        finish(sum, first, height, out, columns);
     }
 }
 
@@ -69,6 +69,7 @@ static void columns(uint32_t *to, DType words, const void *x, DType t, int64_t l
 }
 
 const GemmKernels gemm_avx2 = {
+    .tile_rows = TILE_ROWS,
     .bf16_words = DT_F32,
     .block = block,
     .to_f32 = to_f32,

@@ -68,11 +68,11 @@ static TileFunction *const tiles[TILE_ROWS + 1][2][2] = {EACH_ROW_COUNT(TILE_ROW
 static void block(DType words, const GemmSum *sums, int sum_count, int rows, const GemmOut *out, int columns)
 {
     float sum[TILE_ROWS * PANEL] __attribute__((aligned(64)));
-    int count = (rows + TILE_ROWS - 1) / TILE_ROWS; // tiles of nearly equal height: flat ones wait for their sums
-    for (int i = 0, first = 0, next; i < count; i++, first = next) {
-        next = (int)((int64_t)rows * (i + 1) / count);
-        tiles[next - first][columns > 16][words == DT_BF16](sums, sum_count, first, sum);
-        finish(sum, first, next - first, out, columns);
+    for (int first = 0, height; first < rows; first += height) {
+        height = tile_height(rows - first, TILE_ROWS);
+        prefetch_added(out, first, height, columns);
+        tiles[height][columns > 16][words == DT_BF16](sums, sum_count, first, sum);
+        finish(sum, first, height, out, columns);
     }
 }
 
@@ -113,6 +113,10 @@ static void columns_bf16(uint32_t *to, const bf16_t *x, int64_t ld, int T, int c
 {
     __mmask32 live = columns >= PANEL ? ~(__mmask32)0 : ((__mmask32)1 << columns) - 1;
     for (int i = 0; i < T; i += 2, x += 2 * ld, to += PANEL) {
+        if (i + ROWS_AHEAD + 1 < T) {
+            __builtin_prefetch(x + ROWS_AHEAD * ld);
+            __builtin_prefetch(x + (ROWS_AHEAD + 1) * ld);
+        }
         __m512i even = _mm512_maskz_loadu_epi16(live, x);
         __m512i odd = i + 1 < T ? _mm512_maskz_loadu_epi16(live, x + ld) : _mm512_setzero_si512();
         interleave(to, even, odd);
@@ -128,6 +132,7 @@ static void columns(uint32_t *to, DType words, const void *x, DType t, int64_t l
 }
 
 const GemmKernels gemm_avx512 = {
+    .tile_rows = TILE_ROWS,
     .bf16_words = DT_BF16,
     .block = block,
     .to_f32 = to_f32,

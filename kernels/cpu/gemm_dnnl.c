@@ -63,6 +63,7 @@ static void columns(uint32_t *to, DType words, const void *x, DType t, int64_t l
 }
 
 const GemmKernels gemm_dnnl = {
+    .tile_rows = TILE_ROWS,
     .bf16_words = DT_F32,
     .block = block,
     .to_f32 = to_f32,

@@ -4,7 +4,11 @@
 #include "gemm.h"
 #include "vec.h"
 
-enum { PAIR_ROWS = PANEL / 2, BLOCK_WORDS = PANEL * PANEL };
+enum {
+    PAIR_ROWS = PANEL / 2,
+    BLOCK_WORDS = PANEL * PANEL,
+    ROWS_AHEAD = 16, // of a matrix whose columns are gathered: its rows are too far apart for the hardware to guess
+};
 
 // ---- after the sum --------------------------------------------------------------------------------------
 INLINE void finish_some(const float *sum, const GemmOut *o, int64_t at, int column, int n)
@@ -22,6 +26,20 @@ static void finish(const float *sums, int row, int rows, const GemmOut *o, int c
         int64_t at = (row + i) * o->ld;
         EACH_VECTOR(c, n, columns) finish_some(sums, o, at, c, n);
     }
+}
+
+// What finish() will add, asked for while the tile is summed.
+static inline void prefetch_added(const GemmOut *o, int row, int rows, int columns)
+{
+    int64_t line = o->t == DT_BF16 ? 32 : 16; // elements
+    for (int i = row; o->add && i < row + rows; i++)
+        for (int64_t j = 0; j < columns; j += line) __builtin_prefetch(cpu_at(o->add, o->t, i * o->ld + j));
+}
+
+// Rows of the next tile when `left` are left: full ones, but the last two share evenly, for flat tiles wait for their sums.
+static inline int tile_height(int left, int most)
+{
+    return left <= most ? left : left >= 2 * most ? most : (left + 1) / 2;
 }
 
 // ---- operands -------------------------------------------------------------------------------------------
@@ -106,7 +124,10 @@ static void stage_row(void *to, DType t, const void *x, DType x_t, int64_t at, i
 
 static void columns_f32(uint32_t *to, const void *x, DType t, int64_t ld, int T, int columns)
 {
-    for (int i = 0; i < T; i++) stage_row((float *)to + (int64_t)i * PANEL, DT_F32, x, t, i * ld, columns);
+    for (int i = 0; i < T; i++) {
+        if (i + ROWS_AHEAD < T) __builtin_prefetch(cpu_at(x, t, (i + ROWS_AHEAD) * ld));
+        stage_row((float *)to + (int64_t)i * PANEL, DT_F32, x, t, i * ld, columns);
+    }
 }
 
 // 32 rows x 32 columns at a time: rows side by side in L1, then turned into words of the panel.

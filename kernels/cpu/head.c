@@ -154,7 +154,7 @@ static int head_slices(int V)
 static int head_rows(int V, int C)
 {
     int64_t fit = PARTIAL_BYTES / ((int64_t)head_slices(V) * C * (int64_t)sizeof(float));
-    return (int)MAX(LEAST_ROWS, MIN(MOST_ROWS, fit / MAX_TILE * MAX_TILE));
+    return (int)MAX(LEAST_ROWS, MIN(MOST_ROWS, fit));
 }
 
 static size_t reserve(Head *p, size_t bytes)
