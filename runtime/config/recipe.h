@@ -5,19 +5,21 @@
 #include "kernels.h"
 
 // Option types and their C types
-typedef const char *RecipeStr;          // "" when not given
-typedef const char *RecipeChoice;       // one of the choices
-typedef struct RecipeList {             // a scalar counts as a list of one
+typedef const char *RecipeStr;    // "" when not given
+typedef const char *RecipeChoice; // one of the choices
+typedef struct RecipeList {       // a scalar counts as a list of one
     const char **item;
     int n;
 } RecipeList;
-typedef struct RecipeMap {              // free-form string -> string (tags)
+typedef struct RecipeMap { // free-form string -> string (tags)
     const char **key, **value;
     int n;
 } RecipeMap;
 
 #define SECTION_BEGIN(name) struct {
-#define SECTION_END(name)   } name;
+#define SECTION_END(name)                                                                                              \
+    }                                                                                                                  \
+    name;
 #define TOP_BEGIN
 #define TOP_END
 #define OPT_STR(key, ...)    RecipeStr key;
