@@ -4,17 +4,18 @@
 // state.h5, in the file format of HDF5 1.10 (its metadata carries checksums; the older one reads damage as
 // data), no filters, every dataset contiguous and allocated when created:
 //   /            attributes format, format_version, step, complete (1 once everything has been written)
-//   /model/NAME, /adapter/NAME, /optim/NAME/m, ...   one dataset per global tensor; BF16 is a 16-bit float type of its own
+//   /model/NAME, /adapter/NAME, /optim/NAME/m, ...   one per global tensor; BF16 is a 16-bit float type
 //   /meta/json   the text of CkptMeta, bytes
 //
 // Saving. Each phase ends in comm_agree; any rank's failure ends the save on all, and nothing is published.
-//   1 room on the disk, a fresh .tmp-step-N        (rank 0)
-//   2 one file, created together; each rank writes its slabs independently: with more ranks than cores, collective transfers
-//     are 20 times slower. Metadata is written collectively: HDF5 hangs more often on a failed write otherwise
-//   3 fsync after the close (HDF5 writes its superblock after its own last fsync), digests of the file, each rank a share
-//   4 MANIFEST, fsync, rename to step-N, fsync of the parent, old steps removed   (rank 0)
-// A rank can hang inside HDF5 when another rank's write failed during the close, so every save has a
-// deadline.
+//   1 rank 0: room on the disk, a fresh .tmp-step-N, the file with all its datasets, its blocks reserved
+//   2 all ranks open that file together and write their hyperslabs, independently of each other: with more
+//     ranks than cores, collective transfers are 20 times slower
+//   3 fsync after the close (HDF5 writes its superblock after its own last fsync), digests, each rank a share
+//   4 rank 0: MANIFEST, fsync, rename to step-N, fsync of the parent, old steps removed
+// Phase 1 is rank 0's alone because of failures: a rank whose write of metadata fails inside a parallel close
+// leaves the others waiting for ever. In phase 2 there is no metadata left to write but the superblock, in its
+// place. Should a rank hang all the same, the save has a deadline.
 //
 // Loading. Digests are compared before HDF5 sees the file: HDF5 is not made for damaged or hostile files.
 #define _GNU_SOURCE
@@ -62,18 +63,22 @@ static herr_t find_cause(unsigned depth, const H5E_error2_t *e, void *ctx)
     return 0;
 }
 
+// Right after the call that failed: any other call of HDF5 forgets why.
 static int h5_fail(const char *path, const char *what)
 {
     Cause cause = {"unknown cause"};
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, find_cause, &cause);
     bool full = strstr(cause.text, "No space left") != NULL;
-    return fail(E_FAILED, path, full ? "free some space, or set `output` to another disk" : NULL, "%s: %s",
-                what, cause.text);
+    return fail(E_FAILED, path, full ? "free some space, or set `output` to another disk" : NULL, "%s: %s", what,
+                cause.text);
 }
 
-// HDF5 would print its error stack by itself.
-static void h5_quiet(void)
+// Before main, and so before MPI: HDF5 that starts under MPI closes what is left open when MPI ends, and at exit;
+// that includes the files whose close has failed, and crashes. It would also print its error stack by itself.
+__attribute__((constructor)) static void h5_start(void)
 {
+    H5dont_atexit();
+    H5open();
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
 }
 
@@ -129,21 +134,21 @@ static int transfer(hid_t set, const CkptTensor *t, bool write)
     size_t row_bytes = (size_t)t->cols * dtype_size(t->t);
     int64_t step = MAX((int64_t)(slab_limit / row_bytes), 1);
     hid_t type = h5_type(t->t), in_file = H5Dget_space(set);
-    herr_t rc = in_file < 0 ? -1 : 0;
-    for (int64_t row = 0; row < t->rows && rc >= 0; row += step) {
+    int status = OK;
+    for (int64_t row = 0; row < t->rows && status == OK; row += step) {
         hsize_t start[2] = {(hsize_t)(t->row0 + row), (hsize_t)t->col0};
         hsize_t count[2] = {(hsize_t)MIN(step, t->rows - row), (hsize_t)t->cols};
         char *data = (char *)t->data + (size_t)row * row_bytes;
         hid_t in_memory = H5Screate_simple(t->shape[1] == 1 ? 1 : 2, count, NULL);
-        rc = H5Sselect_hyperslab(in_file, H5S_SELECT_SET, start, NULL, count, NULL);
-        if (rc >= 0)
-            rc = write ? H5Dwrite(set, type, in_memory, in_file, H5P_DEFAULT, data)
-                       : H5Dread(set, type, in_memory, in_file, H5P_DEFAULT, data);
+        herr_t rc = H5Sselect_hyperslab(in_file, H5S_SELECT_SET, start, NULL, count, NULL);
+        if (rc >= 0 && write) rc = H5Dwrite(set, type, in_memory, in_file, H5P_DEFAULT, data);
+        if (rc >= 0 && !write) rc = H5Dread(set, type, in_memory, in_file, H5P_DEFAULT, data);
+        if (rc < 0) status = h5_fail(t->name, write ? "cannot write" : "cannot read");
         H5Sclose(in_memory);
     }
     H5Sclose(in_file);
     H5Tclose(type);
-    return rc < 0 ? h5_fail(t->name, write ? "cannot write" : "cannot read") : OK;
+    return status;
 }
 
 // For faults that end nothing: they become a warning, and the thread's record is free for the next.
@@ -287,7 +292,6 @@ typedef struct Save {
     int64_t step;
     CkptTensor *tensors; // the caller's, then /meta/json
     int n;
-    hid_t *sets; // (n), open while the file is
     Manifest manifest;
 } Save;
 
@@ -303,11 +307,9 @@ static int check_room(const Save *s)
 {
     struct statvfs fs;
     if (statvfs(s->parent, &fs) < 0 || !fs.f_blocks) return OK; // some file systems do not tell
-    uint64_t need = save_bytes(s) + save_bytes(s) / 50 + (1u << 20),
-             have = (uint64_t)fs.f_bavail * fs.f_frsize;
+    uint64_t need = save_bytes(s) + save_bytes(s) / 50 + (1u << 20), have = (uint64_t)fs.f_bavail * fs.f_frsize;
     if (have >= need) return OK;
-    return fail(E_FAILED, s->parent,
-                "free some space, lower checkpoint.keep, or set `output` to another disk",
+    return fail(E_FAILED, s->parent, "free some space, lower checkpoint.keep, or set `output` to another disk",
                 "No space left on device: a checkpoint needs %.1f MB, %.1f MB are free", (double)need / 1e6,
                 (double)have / 1e6);
 }
@@ -321,14 +323,30 @@ static int prepare(const Save *s)
     return OK;
 }
 
-// One rank alone writes through HDF5's plain driver: no MPI is needed, and the format is the same.
-static hid_t create_access(Comm *c)
+// Access by this rank alone, through HDF5's plain driver. No file locks: the run's own lock protects the file,
+// and parallel file systems often have none.
+static hid_t plain_access(void)
 {
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
     H5Pset_fclose_degree(access, H5F_CLOSE_SEMI);
-    H5Pset_file_locking(access, false,
-                        true); // the run's own lock protects it; parallel file systems often have none
+    H5Pset_file_locking(access, false, true);
+    return access;
+}
+
+// Takes over the access list.
+static int open_file(const char *path, unsigned flags, hid_t access, hid_t *file)
+{
+    *file = H5Fopen(path, flags, access);
+    int status = *file < 0 ? h5_fail(path, "cannot open") : OK;
+    H5Pclose(access);
+    return status;
+}
+
+// Access by all ranks together. A single rank without MPI uses the plain driver; the format is the same.
+static hid_t parallel_access(Comm *c)
+{
+    hid_t access = plain_access();
     MPI_Comm *mpi = comm_mpi_handle(c);
     if (!mpi) return access;
     MPI_Info info;
@@ -336,49 +354,45 @@ static hid_t create_access(Comm *c)
     MPI_Info_set(info, "romio_ds_write", "disable"); // data sieving would take file locks
     H5Pset_fapl_mpio(access, *mpi, info);
     H5Pset_coll_metadata_write(access, true);
-    H5Pset_all_coll_metadata_ops(access, true);
     MPI_Info_free(&info);
     return access;
 }
 
-static int create_set(Save *s, hid_t file, int i)
+// *offset: where the dataset's bytes lie in the file.
+static int create_set(hid_t file, const CkptTensor *t, int64_t *offset)
 {
-    const CkptTensor *t = &s->tensors[i];
     hid_t links = H5Pcreate(H5P_LINK_CREATE), create = H5Pcreate(H5P_DATASET_CREATE);
     H5Pset_create_intermediate_group(links, 1);
     H5Pset_layout(create, H5D_CONTIGUOUS);
     H5Pset_alloc_time(create, H5D_ALLOC_TIME_EARLY);
     H5Pset_fill_time(create, H5D_FILL_TIME_NEVER);
     hid_t type = h5_type(t->t), space = file_space(t);
-    s->sets[i] = H5Dcreate2(file, t->name, type, space, links, create, H5P_DEFAULT);
+    hid_t set = H5Dcreate2(file, t->name, type, space, links, create, H5P_DEFAULT);
+    haddr_t at = set < 0 ? HADDR_UNDEF : H5Dget_offset(set);
+    int status = at == HADDR_UNDEF ? h5_fail(t->name, "cannot create the dataset") : OK;
+    *offset = (int64_t)at;
+    if (set >= 0) H5Dclose(set);
     H5Sclose(space);
     H5Tclose(type);
     H5Pclose(create);
     H5Pclose(links);
-    if (s->sets[i] < 0) return h5_fail(t->name, "cannot create the dataset");
-    haddr_t offset = H5Dget_offset(s->sets[i]);
-    if (offset == HADDR_UNDEF) return h5_fail(t->name, "the dataset has no place in the file");
-    s->manifest.tensors[i] = (ManifestTensor){.offset = offset,
-                                              .bytes = tensor_bytes(t),
-                                              .t = t->t,
-                                              .shape = {t->shape[0], t->shape[1]},
-                                              .name = t->name};
-    return OK;
+    return status;
 }
 
 static int write_attribute(hid_t file, const char *name, hid_t type, const void *value)
 {
-    hid_t space = H5Screate(H5S_SCALAR),
-          attribute = H5Acreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t space = H5Screate(H5S_SCALAR);
+    hid_t attribute = H5Acreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
     herr_t rc = attribute < 0 ? -1 : H5Awrite(attribute, type, value);
+    int status = rc < 0 ? h5_fail(name, "cannot write the attribute") : OK;
     if (attribute >= 0) H5Aclose(attribute);
     H5Sclose(space);
-    return rc < 0 ? h5_fail(name, "cannot write the attribute") : OK;
+    return status;
 }
 
 static int write_attributes(const Save *s, hid_t file)
 {
-    int64_t version = FORMAT_VERSION, complete = 1;
+    int64_t version = FORMAT_VERSION, complete = 0;
     hid_t text = H5Tcopy(H5T_C_S1);
     H5Tset_size(text, sizeof format_name - 1);
     int status = write_attribute(file, "format", text, format_name);
@@ -389,32 +403,100 @@ static int write_attributes(const Save *s, hid_t file)
     return write_attribute(file, "complete", H5T_STD_I64LE, &complete);
 }
 
-// All ranks create all datasets, in the same order; each writes its own parts.
-static int fill_file(Save *s, hid_t file)
+// The datasets have their places now; the blocks behind them are taken from the disk, so that no write of a rank
+// finds it full.
+static int reserve(const char *path)
+{
+    struct stat st;
+    int fd = open(path, O_RDWR | O_CLOEXEC), status = OK;
+    if (fd < 0) return fail_errno(path, "cannot open");
+    if (fstat(fd, &st) < 0)
+        status = fail_errno(path, "cannot stat");
+    else if (fallocate(fd, 0, 0, st.st_size) < 0 && errno != EOPNOTSUPP && errno != ENOSYS)
+        status = fail_errno(path, "cannot reserve the space");
+    close(fd);
+    return status;
+}
+
+// Rank 0: the whole file but the data. offsets (n): where each dataset's bytes lie.
+static int lay_out(const Save *s, int64_t *offsets)
+{
+    hid_t access = plain_access(), file = H5Fcreate(s->file, H5F_ACC_EXCL, H5P_DEFAULT, access);
+    int status = file < 0 ? h5_fail(s->file, "cannot create") : OK;
+    H5Pclose(access);
+    TRY(status);
+    status = write_attributes(s, file);
+    for (int i = 0; i < s->n && status == OK; i++) status = create_set(file, &s->tensors[i], &offsets[i]);
+    if (H5Fclose(file) < 0 && status == OK) status = h5_fail(s->file, "cannot write");
+    return status == OK ? reserve(s->file) : status;
+}
+
+static void place_tensors(Save *s, const int64_t *offsets)
+{
+    for (int i = 0; i < s->n; i++) {
+        const CkptTensor *t = &s->tensors[i];
+        s->manifest.tensors[i] = (ManifestTensor){.offset = (uint64_t)offsets[i],
+                                                  .bytes = tensor_bytes(t),
+                                                  .t = t->t,
+                                                  .shape = {t->shape[0], t->shape[1]},
+                                                  .name = t->name};
+    }
+}
+
+// Phase 1.
+static int create_state(Save *s)
+{
+    bool first = comm_rank(s->comm) == 0;
+    int64_t *offsets = xcalloc((size_t)s->n, sizeof *offsets);
+    int status = first ? prepare(s) : OK;
+    if (first && status == OK) status = lay_out(s, offsets);
+    status = comm_agree(s->comm, status);
+    if (status == OK) status = comm_broadcast(s->comm, offsets, (size_t)s->n, DT_I64, 0);
+    if (status == OK) place_tensors(s, offsets);
+    free(offsets);
+    return status;
+}
+
+static int write_parts(const Save *s, hid_t file)
 {
     int status = OK;
-    for (int i = 0; i < s->n && status == OK; i++) status = create_set(s, file, i);
-    TRY(comm_agree(s->comm, status));
-    for (int i = 0; i < s->n && status == OK; i++)
-        if (s->tensors[i].rows) status = transfer(s->sets[i], &s->tensors[i], true);
-    TRY(comm_agree(s->comm, status));
-    return comm_agree(s->comm, write_attributes(s, file));
+    for (int i = 0; i < s->n && status == OK; i++) {
+        const CkptTensor *t = &s->tensors[i];
+        if (!t->rows) continue;
+        hid_t set = H5Dopen2(file, t->name, H5P_DEFAULT);
+        status = set < 0 ? h5_fail(t->name, "cannot open the dataset") : transfer(set, t, true);
+        if (set >= 0) H5Dclose(set);
+    }
+    return status;
 }
 
-static int write_state(Save *s)
+// Rank 0, when all data is there: the one change to metadata after phase 1, a number in its place.
+static int mark_complete(const Save *s)
 {
-    hid_t access = create_access(s->comm), file = H5Fcreate(s->file, H5F_ACC_EXCL, H5P_DEFAULT, access);
-    H5Pclose(access);
-    int status = comm_agree(s->comm, file < 0 ? h5_fail(s->file, "cannot create") : OK);
-    if (status == OK) status = fill_file(s, file);
-    for (int i = 0; i < s->n; i++)
-        if (s->sets[i] >= 0) H5Dclose(s->sets[i]);
-    if (file >= 0 && H5Fclose(file) < 0 && status == OK) status = h5_fail(s->file, "cannot close");
-    if (status == OK) status = sync_path(s->file, O_RDWR);
-    return comm_agree(s->comm, status);
+    int64_t complete = 1;
+    hid_t file;
+    TRY(open_file(s->file, H5F_ACC_RDWR, plain_access(), &file));
+    hid_t attribute = H5Aopen(file, "complete", H5P_DEFAULT);
+    herr_t rc = attribute < 0 ? -1 : H5Awrite(attribute, H5T_NATIVE_INT64, &complete);
+    int status = rc < 0 ? h5_fail(s->file, "cannot write the attribute `complete`") : OK;
+    if (attribute >= 0) H5Aclose(attribute);
+    if (H5Fclose(file) < 0 && status == OK) status = h5_fail(s->file, "cannot write");
+    return status;
 }
 
-// Each rank digests a share of the file; integer sums with zeros put the shares together.
+// Phase 2, and the fsync of each rank: the ranks of another machine have pages of their own.
+static int write_state(const Save *s)
+{
+    hid_t file;
+    int status = comm_agree(s->comm, open_file(s->file, H5F_ACC_RDWR, parallel_access(s->comm), &file));
+    if (status == OK) status = comm_agree(s->comm, write_parts(s, file));
+    if (file >= 0 && H5Fclose(file) < 0 && status == OK) status = h5_fail(s->file, "cannot close");
+    TRY(comm_agree(s->comm, status));
+    TRY(comm_agree(s->comm, comm_rank(s->comm) == 0 ? mark_complete(s) : OK));
+    return comm_agree(s->comm, sync_path(s->file, O_RDWR));
+}
+
+// Phase 3. Each rank digests a share of the file; integer sums with zeros put the shares together.
 static int digest_state(Save *s)
 {
     Manifest *m = &s->manifest;
@@ -448,6 +530,7 @@ static int move_into_place(const Save *s)
     return status;
 }
 
+// Phase 4.
 static int publish(const Save *s)
 {
     Buf text = {0};
@@ -517,20 +600,15 @@ static void retain(const Save *s, int keep)
 static void save_init(Save *s, Comm *c, const char *output, const CkptMeta *meta, const CkptTensor *t, int n)
 {
     ASSERT(meta->step >= 0 && meta->json && *meta->json);
-    *s = (Save){.comm = c,
-                .step = meta->step,
-                .n = n + 1,
-                .manifest.step = meta->step,
-                .manifest.n_tensors = (size_t)n + 1};
+    *s = (Save){
+        .comm = c, .step = meta->step, .n = n + 1, .manifest.step = meta->step, .manifest.n_tensors = (size_t)n + 1};
     s->parent = xasprintf("%s/checkpoints", output);
     s->tmp = step_path(s->parent, ".tmp-", s->step);
     s->final = step_path(s->parent, "", s->step);
     s->file = xasprintf("%s/state.h5", s->tmp);
     s->tensors = xcalloc((size_t)s->n, sizeof *s->tensors);
-    s->sets = xmalloc((size_t)s->n * sizeof *s->sets);
     s->manifest.tensors = xcalloc((size_t)s->n, sizeof *s->manifest.tensors);
     if (n) memcpy(s->tensors, t, (size_t)n * sizeof *t);
-    for (int i = 0; i < s->n; i++) s->sets[i] = -1;
 }
 
 // Rank 0's text becomes the last dataset; the others need its size to create it with.
@@ -539,12 +617,8 @@ static int add_meta(Save *s, const CkptMeta *meta)
     int64_t bytes = (int64_t)strlen(meta->json);
     TRY(comm_broadcast(s->comm, &bytes, 1, DT_I64, 0));
     bool writes = comm_rank(s->comm) == 0;
-    s->tensors[s->n - 1] = (CkptTensor){.name = meta_name,
-                                        .t = DT_U8,
-                                        .shape = {bytes, 1},
-                                        .rows = writes ? bytes : 0,
-                                        .cols = 1,
-                                        .data = meta->json};
+    s->tensors[s->n - 1] = (CkptTensor){
+        .name = meta_name, .t = DT_U8, .shape = {bytes, 1}, .rows = writes ? bytes : 0, .cols = 1, .data = meta->json};
     for (int i = 0; i < s->n; i++) check_part(&s->tensors[i]);
     return OK;
 }
@@ -556,25 +630,25 @@ static void save_free(Save *s)
     free(s->final);
     free(s->file);
     free(s->tensors);
-    free(s->sets);
     manifest_free(&s->manifest);
 }
 
 static int save_phases(Save *s)
 {
     bool first = comm_rank(s->comm) == 0;
-    TRY(comm_agree(s->comm, first ? prepare(s) : OK));
+    TRY(create_state(s));
     TRY(write_state(s));
     TRY(digest_state(s));
     return comm_agree(s->comm, first ? publish(s) : OK);
 }
 
 // On rank 0, after the agreement. A failed save leaves nothing behind; the error that ended it stays the
-// thread's.
+// thread's. The file is emptied first: HDF5 keeps one open whose close has failed, and with it the space.
 static void tidy(const Save *s, int status, int keep)
 {
     ErrorRecord cause = *error_last();
     error_clear();
+    if (status < 0 && truncate(s->file, 0) < 0) log_debug("%s is not there to be emptied", s->file);
     sweep(s->parent);
     if (status == OK) retain(s, keep);
     error_adopt(&cause);
@@ -584,7 +658,6 @@ int checkpoint_save(Comm *c, const char *output, const CkptMeta *meta, const Ckp
 {
     Save s;
     Deadline deadline;
-    h5_quiet();
     save_init(&s, c, output, meta, t, n);
     int status = add_meta(&s, meta);
     if (status == OK) {
@@ -604,9 +677,9 @@ static struct stat verified;
 static bool is_verified(const char *dir)
 {
     struct stat st;
-    return stat(tmpf("%s/state.h5", dir), &st) == 0 && st.st_ino == verified.st_ino &&
-           st.st_dev == verified.st_dev && st.st_size == verified.st_size &&
-           st.st_mtim.tv_sec == verified.st_mtim.tv_sec && st.st_mtim.tv_nsec == verified.st_mtim.tv_nsec;
+    return stat(tmpf("%s/state.h5", dir), &st) == 0 && st.st_ino == verified.st_ino && st.st_dev == verified.st_dev &&
+           st.st_size == verified.st_size && st.st_mtim.tv_sec == verified.st_mtim.tv_sec &&
+           st.st_mtim.tv_nsec == verified.st_mtim.tv_nsec;
 }
 
 // Rank 0 reads the MANIFEST, so that a directory is judged by one text.
@@ -726,11 +799,7 @@ int checkpoint_list(const char *dir, int (*fn)(void *ctx, const CkptTensor *t), 
 static int open_state(const char *dir, hid_t *file)
 {
     char *path = xasprintf("%s/state.h5", dir);
-    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
-    H5Pset_file_locking(access, false, true);
-    *file = H5Fopen(path, H5F_ACC_RDONLY, access);
-    H5Pclose(access);
-    int status = *file < 0 ? h5_fail(path, "cannot open") : OK;
+    int status = open_file(path, H5F_ACC_RDONLY, plain_access(), file);
     free(path);
     return status;
 }
@@ -757,8 +826,7 @@ static int check_shape(hid_t set, const char *dir, const CkptTensor *t)
     int rank = H5Sget_simple_extent_ndims(space);
     if (rank == 1 || rank == 2) H5Sget_simple_extent_dims(space, dims, NULL);
     bool type_fits = H5Tequal(stored, wanted) > 0;
-    bool shape_fits =
-        (rank == 1 || rank == 2) && dims[0] == (hsize_t)t->shape[0] && dims[1] == (hsize_t)t->shape[1];
+    bool shape_fits = (rank == 1 || rank == 2) && dims[0] == (hsize_t)t->shape[0] && dims[1] == (hsize_t)t->shape[1];
     H5Tclose(wanted);
     H5Tclose(stored);
     H5Sclose(space);
@@ -793,7 +861,6 @@ static int load_tensors(const char *dir, const CkptTensor *t, int n)
 
 int checkpoint_load(Comm *c, const char *dir, const CkptTensor *t, int n)
 {
-    h5_quiet();
     TRY(verify_once(c, dir));
     return comm_agree(c, load_tensors(dir, t, n));
 }
@@ -846,7 +913,6 @@ int checkpoint_load_meta(Comm *c, const char *dir, CkptMeta *out)
 {
     char *text = NULL;
     size_t bytes = 0;
-    h5_quiet();
     *out = (CkptMeta){0};
     TRY(verify_once(c, dir));
     int status = comm_agree(c, comm_rank(c) == 0 ? read_meta(dir, &out->step, &text, &bytes) : OK);

@@ -1,0 +1,471 @@
+// Checkpoints: what is saved comes back, damage is found and named, a failed save leaves nothing, old steps go. Every rank runs
+// every test in one shared directory; rank 0 does what is done to the files.
+#define _GNU_SOURCE
+#include "case.h"
+#include <dirent.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "io/rundir.h"
+#include <cmocka.h>
+
+static Comm *world;
+static int rank, size;
+static char *output; // a fresh directory for each test
+
+static const char *in_output(const char *path)
+{
+    return tmpf("%s/checkpoints/%s", output, path);
+}
+
+static int save(int64_t step, int keep)
+{
+    Case k;
+    case_open(&k, step, rank, size);
+    CkptMeta meta = {.step = step, .json = (char *)"{\"recipe\": \"text\"}"};
+    int status = checkpoint_save(world, output, &meta, k.tensors, CASE_TENSORS, keep);
+    case_close(&k);
+    return status;
+}
+
+static int64_t newest(void)
+{
+    int64_t step;
+    char *dir;
+    assert_int_equal(checkpoint_find(world, output, &step, &dir), OK);
+    assert_int_equal(dir == NULL, step < 0);
+    free(dir);
+    return step;
+}
+
+static void loads(int64_t step)
+{
+    Case k;
+    case_open(&k, -1, rank, size);
+    const char *dir = in_output(tmpf("step-%08lld", (long long)step));
+    assert_int_equal(checkpoint_load(world, dir, k.tensors, CASE_TENSORS), OK);
+    if (case_mistake(&k, step)) fail_msg("%s", case_mistake(&k, step));
+    case_close(&k);
+}
+
+// Names of all that lies in checkpoints/, sorted, with blanks between; the same on every rank.
+static const char *listing(void)
+{
+    static char text[512];
+    text[0] = 0;
+    comm_barrier(world);
+    struct dirent **entries;
+    int n = scandir(in_output(""), &entries, NULL, alphasort);
+    for (int i = 0; i < n; i++) {
+        if (!streq(entries[i]->d_name, ".") && !streq(entries[i]->d_name, "..")) {
+            if (*text) strcat(text, " ");
+            strcat(text, entries[i]->d_name);
+        }
+        free(entries[i]);
+    }
+    if (n >= 0) free(entries);
+    comm_barrier(world);
+    return text;
+}
+
+// ---- what is saved comes back -------------------------------------------------------------------------------
+static void test_nothing_yet(void **state)
+{
+    (void)state;
+    assert_int_equal(newest(), -1);
+}
+
+static void test_save_and_load(void **state)
+{
+    (void)state;
+    CkptMeta meta;
+    assert_int_equal(save(7, 0), OK);
+    assert_int_equal(newest(), 7);
+    assert_string_equal(listing(), "step-00000007");
+    loads(7);
+    assert_int_equal(checkpoint_load_meta(world, in_output("step-00000007"), &meta), OK);
+    assert_int_equal(meta.step, 7);
+    assert_string_equal(meta.json, "{\"recipe\": \"text\"}");
+    checkpoint_meta_free(&meta);
+    checkpoint_meta_free(&meta);
+    assert_int_equal(checkpoint_verify(in_output("step-00000007")), OK);
+}
+
+static int count_tensor(void *ctx, const CkptTensor *t)
+{
+    int *found = ctx;
+    Case k;
+    case_open(&k, -1, 0, 1);
+    for (int i = 0; i < CASE_TENSORS; i++) {
+        const CkptTensor *want = &k.tensors[i];
+        if (!streq(want->name, t->name)) continue;
+        assert_int_equal(t->t, want->t);
+        assert_memory_equal(t->shape, want->shape, sizeof t->shape);
+        assert_null(t->data);
+        ++*found;
+    }
+    case_close(&k);
+    return *found < 100 ? OK : E_FAILED;
+}
+
+static void test_list(void **state)
+{
+    (void)state;
+    int found = 0;
+    assert_int_equal(save(1, 0), OK);
+    assert_int_equal(checkpoint_list(in_output("step-00000001"), count_tensor, &found), OK);
+    assert_int_equal(found, CASE_TENSORS);
+    found = 1000; // the callback's status ends the listing
+    assert_int_equal(checkpoint_list(in_output("step-00000001"), count_tensor, &found), E_FAILED);
+    assert_int_equal(found, 1001);
+}
+
+// One tensor of the file, of another shape or type or not there, on every rank or only on the last.
+static void test_what_does_not_fit(void **state)
+{
+    (void)state;
+    float data[64];
+    const CkptTensor fits = {"model/norm.weight", DT_F32, {24, 1}, 0, 24, 0, 1, data};
+    CkptTensor longer = fits, other = fits, absent = fits, wide = fits;
+    longer.shape[0] = 25;
+    other.t = DT_I32;
+    absent.name = "model/norm.bias";
+    wide.shape[0] = 12, wide.shape[1] = 2, wide.rows = 12, wide.cols = 2;
+    const CkptTensor *bad[] = {&longer, &other, &absent, &wide};
+    const char *what[] = {"shape (24, 1)", "not of type i32", "no tensor model/norm.bias", "must be (12, 2)"};
+    assert_int_equal(save(1, 0), OK);
+    char *dir = xstrdup(in_output("step-00000001"));
+    assert_int_equal(checkpoint_load(world, dir, &fits, 1), OK);
+    for (size_t i = 0; i < COUNT_OF(bad); i++)
+        for (int everywhere = 0; everywhere < 2; everywhere++) {
+            bool mine = everywhere || rank == size - 1, tells = everywhere ? rank == 0 : rank == size - 1;
+            assert_int_equal(checkpoint_load(world, dir, mine ? bad[i] : &fits, 1), E_INPUT);
+            if (tells && !strstr(error_last()->what, what[i])) fail_msg("%s", error_last()->what);
+            error_clear();
+        }
+    free(dir);
+}
+
+// ---- damage -------------------------------------------------------------------------------------------------
+static void flip(const char *file, off_t byte, int bit)
+{
+    int fd = open(file, O_RDWR);
+    char c;
+    assert_true(fd >= 0 && pread(fd, &c, 1, byte) == 1);
+    c ^= (char)(1 << bit);
+    assert_int_equal(pwrite(fd, &c, 1, byte), 1);
+    close(fd);
+}
+
+static off_t bytes_of(const char *file)
+{
+    struct stat st;
+    assert_int_equal(stat(file, &st), 0);
+    return st.st_size;
+}
+
+// Every bit flip is found, in the tensors, in HDF5's own structure, and in the MANIFEST.
+static void test_bit_flips(void **state)
+{
+    (void)state;
+    assert_int_equal(save(1, 0), OK);
+    for (uint64_t i = 0; i < 300 && rank == 0; i++) {
+        uint32_t u[4];
+        philox(1, 0, i, u);
+        char *file = xasprintf("%s", in_output(i % 2 ? "step-00000001/state.h5" : "step-00000001/MANIFEST"));
+        off_t reach = i % 4 == 1 ? 4096 : bytes_of(file); // a half of the flips in state.h5 in its first page
+        off_t at = (off_t)(((uint64_t)u[0] << 32 | u[1]) % (uint64_t)reach);
+        flip(file, at, u[2] % 8);
+        if (checkpoint_verify(in_output("step-00000001")) != E_INPUT) fail_msg("%s: byte %lld", file, (long long)at);
+        assert_true(*error_last()->what && *error_last()->place);
+        error_clear();
+        flip(file, at, u[2] % 8);
+        free(file);
+    }
+    if (rank == 0) assert_int_equal(checkpoint_verify(in_output("step-00000001")), OK);
+    comm_barrier(world);
+}
+
+// The place in the file where the bytes of the step's tensor `name` begin.
+static off_t offset_of(const char *name)
+{
+    char *text, *line;
+    long long offset;
+    assert_int_equal(file_read(in_output("step-00000002/MANIFEST"), 1 << 20, &text, NULL), OK);
+    line = strstr(text, tmpf(" %s\n", name));
+    assert_non_null(line);
+    while (line > text && line[-1] != '\n') line--;
+    assert_int_equal(sscanf(line, "tensor %lld", &offset), 1);
+    free(text);
+    return offset;
+}
+
+static void test_damage_is_named_and_the_previous_step_used(void **state)
+{
+    (void)state;
+    assert_int_equal(save(1, 0), OK);
+    assert_int_equal(save(2, 0), OK);
+    loads(2); // known as whole: the change must be noticed all the same
+    if (rank == 0) {
+        flip(in_output("step-00000002/state.h5"), offset_of("model/norm.weight") + 5, 3);
+        assert_int_equal(checkpoint_verify(in_output("step-00000002")), E_INPUT);
+        assert_non_null(strstr(error_last()->what, "tensor model/norm.weight"));
+        error_clear();
+    }
+    comm_barrier(world);
+    Case k;
+    case_open(&k, -1, rank, size);
+    assert_int_equal(checkpoint_load(world, in_output("step-00000002"), k.tensors, CASE_TENSORS), E_INPUT);
+    error_clear();
+    case_close(&k);
+    assert_int_equal(newest(), 1);
+    assert_int_equal(error_last()->code, OK);
+    loads(1);
+}
+
+static void cut_state(void)
+{
+    assert_int_equal(truncate(in_output("step-00000002/state.h5"), 5000), 0);
+}
+static void empty_state(void)
+{
+    assert_int_equal(truncate(in_output("step-00000002/state.h5"), 0), 0);
+}
+static void lose_state(void)
+{
+    assert_int_equal(unlink(in_output("step-00000002/state.h5")), 0);
+}
+static void lose_manifest(void)
+{
+    assert_int_equal(unlink(in_output("step-00000002/MANIFEST")), 0);
+}
+static void empty_manifest(void)
+{
+    assert_int_equal(truncate(in_output("step-00000002/MANIFEST"), 0), 0);
+}
+static void cut_manifest(void)
+{
+    const char *file = in_output("step-00000002/MANIFEST");
+    assert_int_equal(truncate(file, bytes_of(file) - 22), 0); // the last line and the newline before it
+}
+static void swap_state(void)
+{
+    char *one = xstrdup(in_output("step-00000001/state.h5"));
+    assert_int_equal(renameat2(AT_FDCWD, one, AT_FDCWD, in_output("step-00000002/state.h5"), RENAME_EXCHANGE), 0);
+    assert_int_equal(rename(in_output("step-00000002/state.h5"), one), 0); // step 1 is whole again
+    free(one);
+}
+static void grow_state(void)
+{
+    int fd = open(in_output("step-00000002/state.h5"), O_WRONLY | O_APPEND);
+    assert_int_equal(write(fd, "x", 1), 1);
+    close(fd);
+}
+
+static void test_lost_and_cut_files(void **state)
+{
+    (void)state;
+    void (*const deeds[])(void) = {cut_state,      empty_state,  lose_state, lose_manifest,
+                                   empty_manifest, cut_manifest, swap_state, grow_state};
+    assert_int_equal(save(1, 0), OK);
+    for (size_t i = 0; i < COUNT_OF(deeds); i++) {
+        if (rank == 0) remove_tree(in_output("step-00000002"));
+        comm_barrier(world);
+        assert_int_equal(save(2, 0), OK);
+        assert_int_equal(newest(), 2);
+        comm_barrier(world);
+        if (rank == 0) deeds[i]();
+        comm_barrier(world);
+        assert_int_equal(newest(), 1);
+    }
+}
+
+// A step under another step's name would be resumed at the wrong place.
+static void test_a_renamed_step_is_not_believed(void **state)
+{
+    (void)state;
+    assert_int_equal(save(1, 0), OK);
+    assert_int_equal(save(2, 0), OK);
+    comm_barrier(world);
+    if (rank == 0) {
+        char *from = xstrdup(in_output("step-00000002"));
+        assert_int_equal(rename(from, in_output("step-00000009")), 0);
+        free(from);
+    }
+    comm_barrier(world);
+    assert_int_equal(newest(), 1);
+}
+
+// ---- saves that fail ----------------------------------------------------------------------------------------
+// One rank cannot write beyond a limit: a full disk, as far as the program can tell.
+static void limit_writes(rlim_t bytes)
+{
+    struct rlimit limit;
+    getrlimit(RLIMIT_FSIZE, &limit);
+    limit.rlim_cur = bytes;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+static void test_a_failed_write_leaves_nothing(void **state)
+{
+    (void)state;
+    static const rlim_t limits[] = {0, 100, 3000, 20000, 2000000};
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(save(1, 0), OK);
+    for (int culprit = 0; culprit < size; culprit++)
+        for (size_t i = 0; i < COUNT_OF(limits); i++) {
+            if (rank == culprit) limit_writes(limits[i]);
+            int status = save(2, 0);
+            if (rank == culprit) limit_writes(RLIM_INFINITY);
+            if (status == OK) { // the culprit's parts lie below the limit
+                assert_true(culprit > 0);
+                if (rank == 0) remove_tree(in_output("step-00000002"));
+            } else if (rank == culprit) {
+                assert_non_null(strstr(error_last()->what, "File too large"));
+            }
+            if (culprit == 0) assert_int_equal(status, E_FAILED);
+            error_clear();
+            assert_string_equal(listing(), "step-00000001");
+            assert_int_equal(newest(), 1);
+        }
+    assert_int_equal(save(2, 0), OK);
+    loads(2);
+}
+
+static void test_the_directory_cannot_be_made(void **state)
+{
+    (void)state;
+    if (rank == 0) assert_int_equal(file_write_atomic(tmpf("%s/checkpoints", output), "a file", 6), OK);
+    comm_barrier(world);
+    assert_true(save(1, 0) < 0);
+    if (rank == 0) assert_non_null(strstr(error_last()->what, "not a directory"));
+    error_clear();
+}
+
+// What a killed run has left is removed by the next save, and never taken for a step.
+static void test_leftovers(void **state)
+{
+    (void)state;
+    if (rank == 0) {
+        assert_int_equal(make_dirs(in_output(".tmp-step-00000004/deep")), OK);
+        assert_int_equal(make_dirs(in_output(".del-step-00000003")), OK);
+        assert_int_equal(make_dirs(in_output("step-5")), OK);
+        assert_int_equal(make_dirs(in_output("step-000000006")), OK);
+        assert_int_equal(make_dirs(in_output("step-00000007x")), OK);
+    }
+    comm_barrier(world);
+    assert_int_equal(newest(), -1);
+    assert_int_equal(save(4, 1), OK);
+    assert_string_equal(listing(), "step-000000006 step-00000004 step-00000007x step-5");
+}
+
+// ---- which steps stay ---------------------------------------------------------------------------------------
+static void test_the_newest_stay(void **state)
+{
+    (void)state;
+    for (int64_t step = 1; step <= 4; step++) assert_int_equal(save(step * 10, 2), OK);
+    assert_string_equal(listing(), "step-00000030 step-00000040");
+    assert_int_equal(save(50, 0), OK);
+    assert_string_equal(listing(), "step-00000030 step-00000040 step-00000050");
+    assert_int_equal(save(60, 1), OK);
+    assert_string_equal(listing(), "step-00000060");
+    loads(60);
+}
+
+// A step that is not whole does not count as one of the kept.
+static void test_damaged_steps_do_not_count(void **state)
+{
+    (void)state;
+    for (int64_t step = 1; step <= 3; step++) assert_int_equal(save(step, 0), OK);
+    if (rank == 0) assert_int_equal(unlink(in_output("step-00000003/MANIFEST")), 0);
+    comm_barrier(world);
+    assert_int_equal(save(4, 2), OK);
+    assert_string_equal(listing(), "step-00000002 step-00000003 step-00000004");
+}
+
+// The run went back and comes by again: the new one takes the place of the old.
+static void test_a_step_is_replaced(void **state)
+{
+    (void)state;
+    Case k;
+    assert_int_equal(save(1, 2), OK);
+    case_open(&k, 99, rank, size); // other values under the same step
+    CkptMeta meta = {.step = 1, .json = (char *)"{}"};
+    assert_int_equal(checkpoint_save(world, output, &meta, k.tensors, CASE_TENSORS, 2), OK);
+    case_close(&k);
+    assert_string_equal(listing(), "step-00000001");
+    case_open(&k, -1, rank, size);
+    assert_int_equal(checkpoint_load(world, in_output("step-00000001"), k.tensors, CASE_TENSORS), OK);
+    assert_null(case_mistake(&k, 99));
+    case_close(&k);
+    assert_int_equal(newest(), 1);
+}
+
+// ---- frame --------------------------------------------------------------------------------------------------
+static int open_output(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/attune-test-XXXXXX";
+    void *data = path;
+    size_t bytes = sizeof path;
+    if (rank == 0 && !mkdtemp(path)) return -1;
+    if (comm_broadcast_blob(world, &data, &bytes, 0) < 0) return -1;
+    output = xstrdup(data);
+    if (rank) free(data);
+    return 0;
+}
+
+static int remove_output(void **state)
+{
+    (void)state;
+    comm_barrier(world);
+    if (rank == 0) remove_tree(output);
+    free(output);
+    return 0;
+}
+
+static int open_world(void **state)
+{
+    (void)state;
+    setenv("ATTUNE_COMM_TIMEOUT", "60", 0); // a rank that failed an assertion leaves the others waiting
+    if (comm_open(&world, &(CommConfig){.kind = "auto"}) < 0) return -1;
+    rank = comm_rank(world);
+    size = comm_size(world);
+    log_set_rank(rank, size);
+    return 0;
+}
+
+static int close_world(void **state)
+{
+    (void)state;
+    comm_close(world);
+    return 0;
+}
+
+#define IN_OUTPUT(f) cmocka_unit_test_setup_teardown(f, open_output, remove_output)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        IN_OUTPUT(test_nothing_yet),
+        IN_OUTPUT(test_save_and_load),
+        IN_OUTPUT(test_list),
+        IN_OUTPUT(test_what_does_not_fit),
+        IN_OUTPUT(test_bit_flips),
+        IN_OUTPUT(test_damage_is_named_and_the_previous_step_used),
+        IN_OUTPUT(test_lost_and_cut_files),
+        IN_OUTPUT(test_a_renamed_step_is_not_believed),
+        IN_OUTPUT(test_a_failed_write_leaves_nothing),
+        IN_OUTPUT(test_the_directory_cannot_be_made),
+        IN_OUTPUT(test_leftovers),
+        IN_OUTPUT(test_the_newest_stay),
+        IN_OUTPUT(test_damaged_steps_do_not_count),
+        IN_OUTPUT(test_a_step_is_replaced),
+    };
+    return cmocka_run_group_tests(tests, open_world, close_world);
+}
