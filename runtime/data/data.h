@@ -49,7 +49,7 @@ typedef struct DataConfig {
     int vocab;            // ids must be below this
     int threads; // 0: as many as OpenMP would use
     bool allow_prompt_only; // generation: rows without a completion are fine
-    bool keep_text;         // scoring: plain text as it is, no eos appended
+    bool scoring; // plain text as it is, no eos appended; rows with nothing to train are kept
     const char *template_source; // the chat template's text; instead of template_path when not NULL
 } DataConfig;
 

@@ -76,7 +76,7 @@ typedef enum RowFlag {
 typedef struct Encoder {  // immutable; shared by the threads
     const Tokenizer *tok; // may be NULL
     const Chat *chat;     // may be NULL
-    bool train_all, cut, keep_text, prompt_only;
+    bool train_all, cut, scoring, prompt_only;
     int max_tokens, vocab;
 } Encoder;
 

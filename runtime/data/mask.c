@@ -197,6 +197,31 @@ static bool is_space(const Buf *text, size_t from, size_t to)
     return from == to;
 }
 
+// The start of the token that holds byte `at`.
+static size_t token_floor(const Ids *ids, size_t at)
+{
+    int low = 0, high = ids->n; // of the tokens before `high` and from `low` on, low begins at or before `at`
+    while (high - low > 1) {
+        int middle = (low + high) / 2;
+        *((size_t)ids->start[middle] <= at ? &low : &high) = middle;
+    }
+    return low < ids->n ? (size_t)ids->start[low] : 0;
+}
+
+// A template that knows nothing of tool calls drops them in silence, and the turn would teach to say nothing.
+static int check_calls(const Conversation *v, size_t i, const Turn *turn)
+{
+    const json_t *calls = json_object_get(json_array_get(v->x->messages, i), "tool_calls");
+    for (size_t k = 0; k < json_array_size(calls); k++) {
+        const json_t *call = json_array_get(calls, k), *function = json_object_get(call, "function");
+        const char *name = json_string_value(json_object_get(function ? function : call, "name"));
+        if (!name || !strstr(v->out->text.data + turn->start, name))
+            return fail(E_INPUT, v->place, "use a model whose template renders tool calls, or write them as content",
+                        "the chat template does not render the tool calls of message %zu", i + 1);
+    }
+    return OK;
+}
+
 // Where a turn begins that does not follow its prompt, of which the text has `common` bytes: with its content, and the white
 // space before it that the prompt leaves to it. Content that the template alters cannot be found; if the messages before the
 // turn stand unaltered, the turn begins where the text leaves the generation prompt.
@@ -205,13 +230,14 @@ static int find_start(Conversation *v, size_t i, size_t common, Turn *out)
     const Buf *text = &v->out->text;
     const json_t *message = json_array_get(v->x->messages, i);
     size_t ignored;
-    if (has_content(message) && content_before(v, message, out->content_end, &out->start)) {
+    bool has_text = has_content(message);
+    if (has_text && content_before(v, message, out->content_end, &out->start)) {
         if (common < out->start && is_space(text, common, out->start)) out->start = common;
         return OK;
     }
     size_t before = rendered_prefix(v, i, false, &ignored);
-    out->start = common;
-    if (before && common > before && common < out->content_end) return OK;
+    out->start = common = token_floor(&v->out->ids, common); // "<think>" and "</s>" agree in a byte
+    if (before && common > before && (!has_text || common < out->content_end)) return OK;
     return fail(E_INPUT, v->place, MASK_HINT,
                 "cannot tell where the assistant turn in message %zu begins in the rendered text", i + 1);
 }
@@ -230,7 +256,11 @@ static int locate_turn(Conversation *v, size_t i, Turn *out)
         if (prompt && rendered_prefix(v, i, false, &ignored) == prompt) prompt = 0;
     }
     if (!prompt) TRY(find_start(v, i, common, out));
-    if (calls) out->end = rendered_prefix(v, i + 1, false, &ignored);
+    if (!has_text) out->content_end = out->start;
+    if (calls) {
+        TRY(check_calls(v, i, out));
+        out->end = rendered_prefix(v, i + 1, false, &ignored);
+    }
     while (out->end > out->content_end && strchr(SPACE, text->data[out->end - 1])) out->end--;
     return OK;
 }

@@ -280,7 +280,7 @@ int dataset_open(Dataset **out, const DataConfig *c, const Tokenizer *tok)
     d->encoder = (Encoder){.tok = tok,
                            .train_all = c->loss_on && streq(c->loss_on, "all"),
                            .cut = c->overlong && streq(c->overlong, "cut"),
-                           .keep_text = c->keep_text,
+                           .scoring = c->scoring,
                            .prompt_only = c->allow_prompt_only,
                            .max_tokens = c->max_tokens > 0 ? c->max_tokens : INT32_MAX,
                            .vocab = c->vocab};

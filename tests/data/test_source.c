@@ -112,7 +112,7 @@ static void loss_on_all(void **state)
         for (int t = 0; t < r->n; t++) assert_int_equal(r->train[t], t > 0);
     }
     dataset_close(d);
-    c.keep_text = true; // scoring: nothing is appended
+    c.scoring = true; // scoring: nothing is appended
     d = test_dataset("{\"prompt\": \"ab\", \"completion\": \" cd\"}\n", &c);
     char *text = test_text(dataset_row(d, 0), false);
     assert_string_equal(text, "ab cd");
@@ -144,7 +144,7 @@ static const BadCase bad_cases[] = {
     {"{\"question\": \"q\", \"answer\": \"a\"}", 1, "keys: \"question\", \"answer\""},
     {"{\"prompt\": \"p\", \"chosen\": \"c\", \"rejected\": \"r\"}", 1, "preferences"},
     {GOOD "{\"text\": \"t\"}", 2, "no \"messages\""},
-    {GOOD "{\"messages\": [], \"messages\": []}", 2, "not JSON: column 30: duplicate object key"},
+    {GOOD "{\"messages\": [], \"messages\": []}", 2, "not JSON: column 27: duplicate object key"},
     {"{\"text\": \"\\u0000\"}", 1, "not JSON"},
     {"{\"text\": \"\\ud800\"}", 1, "not JSON"},
     {"{\"text\": NaN}", 1, "not JSON"},
@@ -188,7 +188,7 @@ static const BadCase bad_cases[] = {
     {"{\"text\": \"\"}", 1, "\"text\" is empty"},
     {"{\"text\": 5}", 1, "\"text\" is not a string"},
     {"{\"tokens\": 5}", 1, "not a list of ids"},
-    {"{\"tokens\": []}", 1, "trains zero tokens"},
+    {"{\"tokens\": []}", 1, "no tokens"},
     {"{\"tokens\": [5]}", 1, "trains zero tokens"},
     {"{\"tokens\": [1, 2]}\n{\"tokens\": [1, -1]}", 2, "token 1 is -1"},
     {"{\"tokens\": [1, 400]}", 1, "the model has ids 0 to 399"},
@@ -304,27 +304,34 @@ static void long_rows(void **state)
     assert_true(s.tokens == 10 && s.trained_tokens == 7);
     assert_true(s.duplicates == 1 && s.line_duplicate == 3); // the cut rows are equal now
     dataset_close(d);
-    // A row whose answer would be cut off altogether is dropped.
     c = chat_config();
+    c.max_tokens = 5;
+    check_refused(test_file(GOOD), &c, test_tokenizer(), 0, "no rows left: all 1 are longer than 5 tokens");
+}
+
+// A row whose answer would be cut off altogether is dropped; one that loses only the end of its answer is cut.
+static void long_conversations(void **state)
+{
+    (void)state;
+    static const char *const row = "{\"messages\": [{\"role\": \"user\", \"content\": \"%s\"}, "
+                                   "{\"role\": \"assistant\", \"content\": \"%s\"}]}\n";
+    char words[401];
+    Buf lines = {0};
+    for (int i = 0; i < 400; i++) words[i] = i % 2 ? 'q' : ' ';
+    words[400] = 0;
+    buf_printf(&lines, row, "u", "a");
+    buf_printf(&lines, row, words, "a");
+    buf_printf(&lines, row, "u", words);
+    DataConfig c = chat_config();
     c.overlong = "cut";
-    c.max_tokens = 30;
-    d = test_dataset(
-        GOOD "{\"messages\": [" TURN("\"user\"", "\"a long question, longer than thirty tokens\"") ", " TURN(
-            "\"assistant\"",
-            "\"a\"") "]}\n{\"messages\": [" TURN("\"system\"",
-                                                 "\"s\"") ", " TURN("\"user\"",
-                                                                    "\"u\"") ", " TURN("\"assistant\"",
-                                                                                       "\"an answer of more than "
-                                                                                       "thirty tokens, I hope\"") "]}"
-                                                                                                                  "\n",
-        &c);
-    s = dataset_stats(d);
+    c.max_tokens = 100;
+    Dataset *d = test_dataset(lines.data, &c);
+    RowStats s = dataset_stats(d);
     assert_true(s.rows == 2 && s.dropped_long == 1 && s.line_dropped == 2 && s.cut_long == 1 && s.line_cut == 3);
     assert_int_equal(s.endless, 0); // a cut answer is no fault of the template
+    assert_int_equal(dataset_row(d, 1)->n, 100);
     dataset_close(d);
-    c.max_tokens = 5;
-    c.overlong = "drop";
-    check_refused(test_file(GOOD), &c, test_tokenizer(), 0, "no rows left: all 1 are longer than 5 tokens");
+    buf_free(&lines);
 }
 
 static void findings(void **state)
@@ -333,15 +340,15 @@ static void findings(void **state)
     DataConfig c = chat_config();
     Dataset *d =
         test_dataset("{\"prompt\": \"<s><s>a\", \"completion\": \" b\"}\n{\"prompt\": \"a\", \"completion\": \" b\"}\n"
-                     "{\"prompt\": \"a\", \"completion\": \" b\"}\n{\"prompt\": \"hel\", \"completion\": \"lo\"}\n"
+                     "{\"prompt\": \"a\", \"completion\": \" b\"}\n{\"prompt\": \"assis\", \"completion\": \"tant\"}\n"
                      "{\"prompt\": \"th\", \"completion\": \"e\"}\n",
                      &c);
     RowStats s = dataset_stats(d);
     assert_true(s.double_bos == 1 && s.line_double_bos == 1 && s.duplicates == 1 && s.line_duplicate == 3 &&
                 s.endless == 0);
-    assert_true(s.straddling == 1 && s.line_straddling == 4); // "ell" is one token, and not trained
+    assert_true(s.straddling == 1 && s.line_straddling == 4); // "assistant" is one token, and not trained
     char *trained = test_text(dataset_row(d, 3), true);
-    assert_string_equal(trained, "o</s>|");
+    assert_string_equal(trained, "</s>|");
     free(trained);
     dataset_close(d);
     char *endless = test_template("no-end-of-turn.jinja");
@@ -496,6 +503,7 @@ int main(void)
         cmocka_unit_test(hostile_lines),
         cmocka_unit_test(line_endings),
         cmocka_unit_test(long_rows),
+        cmocka_unit_test(long_conversations),
         cmocka_unit_test(findings),
         cmocka_unit_test(prompts),
         cmocka_unit_test(lines_read_back),
