@@ -51,7 +51,11 @@ int footprint_measure(Trainer *t, Footprint *out)
         out->gradients = gradient_bytes(t, m, counter);
         out->activations = activations_bytes(m, out->bounds.T, out->bounds.M, true, recompute);
         out->data = LOADER_SLOTS * batch_bytes(&out->bounds) * (size_t)MAX(out->bounds.micros, 1);
-        out->total = out->program + out->weights + out->masters + out->moments + out->gradients + out->activations + out->data;
+        const Recipe *r = &t->s.recipe;
+        bool snapshots = r->checkpoint.async && r->checkpoint.every > 0 && r->checkpoint.every < t->total_steps;
+        if (snapshots) out->snapshot = state_snapshot_bytes(m, t->s.mesh.data_size);
+        out->total = out->program + out->weights + out->masters + out->moments + out->gradients + out->activations + out->data +
+                     out->snapshot;
         if (t->s.mesh.data_size > 1 && !comm_launched_by_mpi()) out->total += MPI_BYTES;
     }
     model_close(m);
@@ -74,7 +78,7 @@ static const struct PlanClass {
     {"program and data", offsetof(Footprint, program)}, {"weights", offsetof(Footprint, weights)},
     {"f32 masters", offsetof(Footprint, masters)},      {"AdamW moments", offsetof(Footprint, moments)},
     {"gradients", offsetof(Footprint, gradients)},      {"activations", offsetof(Footprint, activations)},
-    {"batches", offsetof(Footprint, data)},
+    {"batches", offsetof(Footprint, data)},             {"checkpoint snapshot", offsetof(Footprint, snapshot)},
 };
 
 static size_t class_bytes(const Footprint *f, const struct PlanClass *c)
@@ -135,8 +139,8 @@ static void print_plan(const Plan *p, const Recipe *r, size_t memory, int micro)
     printf("steps        %lld of %lld sequences; largest micro-batch %d tokens, %d trained\n", (long long)p->steps,
            (long long)r->train.batch, p->f.bounds.T, p->f.bounds.M);
     printf("\nmemory of one rank (%d in all)\n", p->ranks);
-    for (size_t i = 0; i < COUNT_OF(classes); i++) printf("  %-18s %9.1f MiB\n", classes[i].name, mib(class_bytes(&p->f, &classes[i])));
-    printf("  %-18s %9.1f MiB\n\n", "total", mib(p->f.total));
+    for (size_t i = 0; i < COUNT_OF(classes); i++) printf("  %-20s %9.1f MiB\n", classes[i].name, mib(class_bytes(&p->f, &classes[i])));
+    printf("  %-20s %9.1f MiB\n\n", "total", mib(p->f.total));
     printf("communication  %.2f MiB a step and rank\n", mib(p->comm_bytes));
     printf("checkpoint     %.1f MiB, result %.1f MiB\n", mib(p->checkpoint_bytes), mib(p->export_bytes));
     if (micro > 0)

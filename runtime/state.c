@@ -4,6 +4,7 @@
 // Each data-parallel rank writes its share of the rows, and reads all of them.
 #include "trainer.h"
 #include <jansson.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -65,12 +66,103 @@ static char *state_json(const Trainer *t)
 int state_save(Trainer *t)
 {
     const Mesh *mesh = &t->s.mesh;
+    TRY(state_wait(t));
     Names s = state_tensors(t->s.model, mesh->data_rank, mesh->data_size);
     CkptMeta meta = {.step = t->step, .json = state_json(t)};
     int status = checkpoint_save(mesh->world, t->s.recipe.output, &meta, s.t, s.n, (int)t->s.recipe.checkpoint.keep);
     free(meta.json);
     names_free(&s);
     return status;
+}
+
+// ---- saving while the next steps run --------------------------------------------------------------------------------
+// A snapshot of this rank's slabs in memory, and a thread that writes it. The thread has a communicator of its own: its collectives
+// never meet the training loop's.
+struct Saver {
+    Comm *comm;
+    const char *output;
+    int keep;
+    pthread_t thread;
+    bool busy, threaded;
+    Names names;
+    CkptMeta meta;
+    char *snapshot;
+    int status;
+    ErrorRecord error;
+};
+
+static void *write_snapshot(void *ctx)
+{
+    Saver *w = ctx;
+    w->status = checkpoint_save(w->comm, w->output, &w->meta, w->names.t, w->names.n, w->keep);
+    w->error = *error_last();
+    return NULL;
+}
+
+static size_t slab_bytes(const CkptTensor *t) { return (size_t)t->rows * (size_t)t->cols * dtype_size(t->t); }
+
+static void take_snapshot(Saver *w)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < w->names.n; i++) bytes += slab_bytes(&w->names.t[i]);
+    if (!w->snapshot) w->snapshot = xmalloc(bytes + 1); // the same size at every save
+    char *at = w->snapshot;
+    for (int i = 0; i < w->names.n; i++) {
+        CkptTensor *t = &w->names.t[i];
+        size_t n = slab_bytes(t);
+        if (!n) continue;
+        memcpy(at, t->data, n);
+        t->data = at;
+        at += n;
+    }
+}
+
+size_t state_snapshot_bytes(const Model *m, int parts)
+{
+    return (size_t)model_trained_params(m) * 3 * sizeof(float) / (size_t)parts;
+}
+
+int state_save_async(Trainer *t)
+{
+    const Mesh *mesh = &t->s.mesh;
+    TRY(state_wait(t));
+    if (!t->saver) {
+        t->saver = xcalloc(1, sizeof *t->saver);
+        *t->saver = (Saver){.output = t->s.recipe.output, .keep = (int)t->s.recipe.checkpoint.keep};
+        TRY(comm_split(&t->saver->comm, mesh->world, 0, comm_rank(mesh->world)));
+    }
+    Saver *w = t->saver;
+    w->names = state_tensors(t->s.model, mesh->data_rank, mesh->data_size);
+    w->meta = (CkptMeta){.step = t->step, .json = state_json(t)};
+    take_snapshot(w);
+    w->busy = true;
+    w->threaded = pthread_create(&w->thread, NULL, write_snapshot, w) == 0;
+    if (!w->threaded) write_snapshot(w); // no thread to be had: all ranks must still take part
+    return OK;
+}
+
+int state_wait(Trainer *t)
+{
+    Saver *w = t->saver;
+    if (!w || !w->busy) return OK;
+    if (w->threaded) pthread_join(w->thread, NULL);
+    w->busy = false;
+    names_free(&w->names);
+    free(w->meta.json);
+    w->meta.json = NULL;
+    if (w->status < 0) error_adopt(&w->error);
+    return w->status;
+}
+
+void saver_close(Trainer *t)
+{
+    Saver *w = t->saver;
+    if (!w) return;
+    state_wait(t);
+    comm_close(w->comm);
+    free(w->snapshot);
+    free(w);
+    t->saver = NULL;
 }
 
 // What must agree for a resumed run to be the run that was interrupted.

@@ -165,7 +165,10 @@ static int train_loop(Trainer *t, Progress *bar)
         if (due(r->eval.every, t)) TRY(evaluate_and_log(t));
         TRY(stop_agreed(t, &stop));
         const bool leave = stop && t->step < t->total_steps; // a run that is done ends as one
-        if (due(r->checkpoint.every, t) || leave) TRY(state_save(t));
+        if (leave)
+            TRY(state_save(t));
+        else if (due(r->checkpoint.every, t))
+            TRY(r->checkpoint.async ? state_save_async(t) : state_save(t));
         if (leave)
             return fail(E_PREEMPTED, r->output, "go on with: attune train RECIPE --resume", "stopped by a signal after step %lld",
                         (long long)t->step);
@@ -237,6 +240,7 @@ static int train_opened(Trainer *t, Comm *world, const TrainArgs *a)
 
 static void trainer_close(Trainer *t)
 {
+    saver_close(t);
     loader_close(t->loader);
     activations_close(t->act);
     grad_close(t->grads);

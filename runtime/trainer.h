@@ -8,6 +8,8 @@
 #include "optim/optimizer.h"
 #include "session.h"
 
+typedef struct Saver Saver;
+
 typedef struct Trainer {
     Session s;
     Dataset *train, *valid;
@@ -19,6 +21,7 @@ typedef struct Trainer {
     Schedule schedule;
     AdamW adamw;
     RunDir *dir;
+    Saver *saver; // the asynchronous checkpoint writer; NULL until the first one
     int64_t step, total_steps; // optimizer steps done; to do
     double run_ms;             // since the process began to train
     float *logp, *weight;      // (largest M) host
@@ -31,7 +34,7 @@ typedef struct StepResult {
 
 // ---- plan.c: what a run will hold ----
 typedef struct Footprint {
-    size_t weights, masters, moments, gradients, activations, data, program; // bytes of this rank, by class
+    size_t weights, masters, moments, gradients, activations, data, snapshot, program; // bytes of this rank, by class
     size_t total;
     LoaderBounds bounds;
     int positions;
@@ -47,5 +50,9 @@ int trainer_open_memory(Trainer *t);                             // model, gradi
 int trainer_evaluate(Trainer *t, Buf *members);
 
 // ---- state.c: a run's state as a checkpoint, and back ----
-int state_save(Trainer *t);
+int state_save(Trainer *t);       // returns when it is published
+int state_save_async(Trainer *t); // returns when the snapshot is taken; a failure shows at the next save or wait
+int state_wait(Trainer *t);       // for the save under way
+void saver_close(Trainer *t);
+size_t state_snapshot_bytes(const Model *m, int parts);
 int state_resume(Trainer *t, bool *found);
