@@ -4,8 +4,8 @@
 // Which tokens are trained is decided by position, never by token id. Rendered chat text is tokenized with no special tokens
 // added.
 //
-// chat.c turns conversations into text, formats.c lines into conversations or plain text, mask.c finds the trained tokens,
-// jsonl.c reads lines, tokenize.c is the verb `attune tokenize`.
+// Beside them: jsonl.c reads lines, formats.c makes conversations or plain text of them, chat.c renders conversations, encode.c
+// makes ids, mask.c finds the trained ones; tokenize.c is the verb `attune tokenize`.
 #pragma once
 #include "text/template.h"
 #include "text/tokenizer.h"

@@ -64,7 +64,7 @@ const json_t *last_message(const Example *x); // CHAT
 bool is_assistant(const json_t *message);
 void message_text(const json_t *message, Buf *out); // appends its content, text parts joined
 
-// ---- mask.c: an example as ids and the mask of the trained ones -----------------------------------------------------
+// ---- encode.c: an example as ids and the mask of the trained ones -----------------------------------------------------
 typedef enum RowFlag {
     ROW_LONG = 1, // more than max_tokens: dropped, or cut when ROW_CUT is set too
     ROW_CUT = 2,
@@ -91,3 +91,10 @@ int example_encode(const Encoder *e, const Example *x, Encoded *out, const char 
 // The ids a model is given to complete the example, and the text it should answer with (empty: none given).
 int example_prompt(const Encoder *e, const Example *x, Ids *ids, Buf *reference, const char *place);
 void encoded_free(Encoded *x);
+// Renders messages[0, n) of x; a template that raises is an error of the line. Replaces what out holds.
+int example_render(const Encoder *e, const Example *x, const json_t *messages, size_t n, bool generation_prompt, Buf *out,
+                   const char *place);
+
+// ---- mask.c ---------------------------------------------------------------------------------------------------------
+// Marks the trained tokens of a rendered and tokenized conversation.
+int example_mask(const Encoder *e, const Example *x, Encoded *out, const char *place);

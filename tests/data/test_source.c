@@ -225,12 +225,14 @@ static void bad_lines(void **state)
 static void bad_files(void **state)
 {
     (void)state;
-    DataConfig c = chat_config(), bare = {.max_tokens = 100};
+    DataConfig c = chat_config(), bare = {.max_tokens = 100, .model_path = "/nonexistent"};
     const char nul[] = "{\"text\": \"a\0b\"}";
     check_refused("/nonexistent/file.jsonl", &c, test_tokenizer(), 0, "cannot open");
     check_refused("/tmp", &c, test_tokenizer(), 0, "not a regular file");
     check_refused(test_file_bytes(nul, sizeof nul - 1), &c, test_tokenizer(), 1, "a NUL byte at column 12");
     check_refused(test_file("{\"text\": \"a\"}"), &bare, NULL, 1, "no tokenizer");
+    bare.vocab = 20;
+    check_refused(test_file("{\"text\": \"a\"}"), &bare, test_tokenizer(), 1, "the model has ids 0 to 19");
     c.template_source = NULL;
     c.model_path = test_golden("templates");
     check_refused(test_file(GOOD), &c, test_tokenizer(), 1, "no chat template");
