@@ -8,13 +8,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_SAMPLES = 24, MOST_EVAL_COLUMNS = 6, FILE_LIMIT = 16 << 20 };
+enum { MOST_SAMPLES = 24, FILE_LIMIT = 16 << 20 };
+
+// What `attune eval` leaves: {"metrics": {name: number}, "samples": [{"row", "reference", "output"}]}
+static const struct {
+    const char *file, *title, *class;
+} eval_files[] = {{"eval-base.json", "base model", "base"}, {"eval.json", "tuned model", "tuned"}};
 
 typedef struct Page {
     const char *dir, *machine;
     Series *series;
     int n_series;
-    json_t *status, *eval; // NULL: not there
+    json_t *status, *eval[2]; // NULL: not there. eval: as eval_files
     Buf out;
 } Page;
 
@@ -140,26 +145,18 @@ static void add_metrics(Page *p, json_t *line)
         series_add(p, key, json_number_value(step), json_number_value(value));
 }
 
-// Hands each line of a JSONL file that is a JSON object to fn, until fn returns false
-static void each_line(const Page *p, const char *name, bool (*fn)(void *ctx, json_t *line), void *ctx)
+static void read_metrics(Page *p)
 {
-    FILE *f = fopen(tmpf("%s/%s", p->dir, name), "r");
+    FILE *f = fopen(tmpf("%s/metrics.jsonl", p->dir), "r");
     char *text = NULL;
     size_t cap = 0;
-    bool go_on = f != NULL;
-    for (ssize_t n; go_on && (n = getline(&text, &cap, f)) > 0;) {
+    for (ssize_t n; f && (n = getline(&text, &cap, f)) > 0;) {
         json_t *line = json_loadb(text, (size_t)n, 0, NULL);
-        if (json_is_object(line)) go_on = fn(ctx, line);
+        if (line) add_metrics(p, line);
         json_decref(line);
     }
     free(text);
     if (f) fclose(f);
-}
-
-static bool metrics_line(void *ctx, json_t *line)
-{
-    add_metrics(ctx, line);
-    return true;
 }
 
 // ---- head and tiles ---------------------------------------------------------------------------------------
@@ -328,72 +325,39 @@ static void put_cell(Buf *o, const json_t *v)
 {
     buf_puts(o, "<td>");
     if (json_is_number(v)) put_value(o, json_number_value(v));
-    if (json_is_string(v)) put_html(o, json_string_value(v), json_string_length(v));
     buf_puts(o, "</td>");
 }
 
-// eval.json is {metric: value} or {column: {metric: value}} ("base", "tuned"); both give one table
-typedef struct EvalTable {
-    const char *column[MOST_EVAL_COLUMNS];
-    json_t *values[MOST_EVAL_COLUMNS];
-    int columns;
-} EvalTable;
-
-static EvalTable eval_columns(json_t *eval)
+static const json_t *metric(const Page *p, size_t file, const char *name)
 {
-    EvalTable t = {0};
-    const char *key;
-    json_t *value;
-    bool flat = false;
-    json_object_foreach(eval, key, value)
-    {
-        flat |= json_is_number(value);
-        if (!json_is_object(value) || t.columns == MOST_EVAL_COLUMNS - 1) continue;
-        t.column[t.columns] = key;
-        t.values[t.columns++] = value;
-    }
-    if (flat) {
-        t.column[t.columns] = "value";
-        t.values[t.columns++] = eval;
-    }
-    return t;
+    return json_object_get(json_object_get(p->eval[file], "metrics"), name);
 }
 
-static bool in_earlier_column(const EvalTable *t, int column, const char *metric)
-{
-    for (int c = 0; c < column; c++)
-        if (json_object_get(t->values[c], metric)) return true;
-    return false;
-}
-
-static void put_eval_json(Page *p)
+// A column for each of eval_files that is there; a metric's row stands where the first file that has it puts it
+static void put_eval_files(Page *p)
 {
     Buf *o = &p->out;
-    EvalTable t = eval_columns(p->eval);
-    buf_puts(o, "<thead><tr><th scope=\"col\">metric</th>");
-    for (int c = 0; c < t.columns; c++) {
-        buf_puts(o, "<th scope=\"col\">");
-        put_text(o, t.column[c]);
-        buf_puts(o, "</th>");
-    }
+    const char *name;
+    json_t *value;
+    buf_puts(o, "<thead><tr><th scope=\"col\">on the test data</th>");
+    for (size_t i = 0; i < COUNT_OF(eval_files); i++)
+        if (p->eval[i]) buf_printf(o, "<th scope=\"col\">%s</th>", eval_files[i].title);
     buf_puts(o, "</tr></thead><tbody>\n");
-    for (int c = 0; c < t.columns; c++) {
-        const char *metric;
-        json_t *value;
-        json_object_foreach(t.values[c], metric, value)
+    for (size_t i = 0; i < COUNT_OF(eval_files); i++)
+        json_object_foreach(json_object_get(p->eval[i], "metrics"), name, value)
         {
-            if (!(json_is_number(value) || json_is_string(value)) || in_earlier_column(&t, c, metric)) continue;
+            if (i > 0 && metric(p, 0, name)) continue;
             buf_puts(o, "<tr><th scope=\"row\">");
-            put_text(o, metric);
+            put_text(o, name);
             buf_puts(o, "</th>");
-            for (int k = 0; k < t.columns; k++) put_cell(o, json_object_get(t.values[k], metric));
+            for (size_t k = 0; k < COUNT_OF(eval_files); k++)
+                if (p->eval[k]) put_cell(o, metric(p, k, name));
             buf_puts(o, "</tr>\n");
         }
-    }
     buf_puts(o, "</tbody>");
 }
 
-// Without eval.json: what was evaluated during training
+// Without them: what was evaluated during training
 static void put_eval_series(Page *p)
 {
     Buf *o = &p->out;
@@ -416,49 +380,58 @@ static void put_eval_series(Page *p)
 
 static void put_evaluation(Page *p)
 {
-    bool any = p->eval != NULL;
+    bool files = p->eval[0] || p->eval[1], any = files;
     for (int i = 0; i < p->n_series; i++) any |= !strncmp(p->series[i].key, "eval/", 5);
     if (!any) return;
     buf_puts(&p->out, "<h2 id=\"evaluation\">Evaluation</h2>\n<div class=\"wide\"><table>");
-    if (p->eval)
-        put_eval_json(p);
+    if (files)
+        put_eval_files(p);
     else
         put_eval_series(p);
     buf_puts(&p->out, "</table></div>\n");
 }
 
 // ---- samples, recipe, machine -----------------------------------------------------------------------------
-static void put_side(Buf *o, const json_t *line, const char *key, const char *title, const char *class)
+static void put_side(Buf *o, const json_t *sample, const char *key, const char *title, const char *class)
 {
-    json_t *v = json_object_get(line, key);
-    if (!v || json_is_null(v)) return;
+    const json_t *v = json_object_get(sample, key);
+    if (!json_is_string(v)) return;
     buf_printf(o, "<div class=\"%s\"><h3>%s</h3><div class=\"text\">", class, title);
-    char *other = json_is_string(v) ? NULL : json_dumps(v, JSON_ENCODE_ANY | JSON_INDENT(1));
-    if (other)
-        put_text(o, other);
-    else
-        put_html(o, json_string_value(v), json_string_length(v));
-    free(other);
+    put_html(o, json_string_value(v), json_string_length(v));
     buf_puts(o, "</div></div>");
 }
 
-typedef struct Samples {
-    Buf *out;
-    int n;
-} Samples;
-
-static bool sample_line(void *ctx, json_t *line)
+// The same data row in another file's samples, or NULL
+static const json_t *sample_of_row(const json_t *eval, const json_t *row)
 {
-    Samples *s = ctx;
-    if (s->n++ == 0) buf_puts(s->out, "<h2 id=\"samples\">Samples</h2>\n");
-    buf_puts(s->out, "<div class=\"sample\">");
-    put_side(s->out, line, "prompt", "prompt", "prompt");
-    buf_puts(s->out, "<div class=\"sides\">");
-    put_side(s->out, line, "reference", "reference", "reference");
-    put_side(s->out, line, "base", "base model", "base");
-    put_side(s->out, line, "tuned", "tuned model", "tuned");
-    buf_puts(s->out, "</div></div>\n");
-    return s->n < MOST_SAMPLES;
+    const json_t *sample;
+    size_t i;
+    json_array_foreach(json_object_get(eval, "samples"), i,
+                       sample) if (json_equal(json_object_get(sample, "row"), row)) return sample;
+    return NULL;
+}
+
+static void put_sample(Page *p, const json_t *sample)
+{
+    Buf *o = &p->out;
+    const json_t *row = json_object_get(sample, "row");
+    buf_puts(o, "<div class=\"sample\">");
+    put_side(o, sample, "prompt", "prompt", "prompt");
+    buf_puts(o, "<div class=\"sides\">");
+    put_side(o, sample, "reference", "reference", "reference");
+    for (size_t i = 0; i < COUNT_OF(eval_files); i++)
+        put_side(o, sample_of_row(p->eval[i], row), "output", eval_files[i].title, eval_files[i].class);
+    buf_puts(o, "</div></div>\n");
+}
+
+// The samples of the tuned model, beside the base model's of the same rows; or the base model's alone
+static void put_samples(Page *p)
+{
+    const json_t *samples = json_object_get(p->eval[p->eval[1] ? 1 : 0], "samples"), *sample;
+    size_t i;
+    if (!json_array_size(samples)) return;
+    buf_puts(&p->out, "<h2 id=\"samples\">Samples</h2>\n");
+    json_array_foreach(samples, i, sample) if (i < MOST_SAMPLES) put_sample(p, sample);
 }
 
 static void put_block(Page *p, const char *id, const char *title, const char *text, size_t bytes)
@@ -473,8 +446,8 @@ static void put_block(Page *p, const char *id, const char *title, const char *te
 static void read_run(Page *p)
 {
     p->status = read_json(p, "status.json");
-    p->eval = read_json(p, "eval.json");
-    each_line(p, "metrics.jsonl", metrics_line, p);
+    for (size_t i = 0; i < COUNT_OF(eval_files); i++) p->eval[i] = read_json(p, eval_files[i].file);
+    read_metrics(p);
 }
 
 static void put_page(Page *p)
@@ -485,7 +458,7 @@ static void put_page(Page *p)
     put_tiles(p);
     put_charts(p);
     put_evaluation(p);
-    each_line(p, "samples.jsonl", sample_line, &(Samples){.out = &p->out});
+    put_samples(p);
     put_block(p, "recipe", "Recipe", recipe, bytes);
     put_block(p, "machine", "Machine", p->machine, strlen(p->machine));
     buf_puts(&p->out, "</main>\n<footer>Written by attune. This page loads nothing from "
@@ -502,7 +475,7 @@ static void page_free(Page *p)
     }
     free(p->series);
     json_decref(p->status);
-    json_decref(p->eval);
+    for (size_t i = 0; i < COUNT_OF(eval_files); i++) json_decref(p->eval[i]);
     buf_free(&p->out);
 }
 

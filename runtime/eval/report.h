@@ -3,8 +3,8 @@
 #pragma once
 #include "kernels.h"
 
-// Builds the page from what the run directory holds: metrics.jsonl, status.json, eval.json, samples.jsonl
-// ({"prompt", "reference", "base", "tuned"} a line), recipe.yaml. What is missing is left out; lines that are
-// not JSON (a torn last one) are skipped. machine: a description for people, may be "". Written atomically.
-// Rank 0 only.
+// Builds the page from what the run directory holds: metrics.jsonl, status.json, eval-base.json and eval.json
+// (metrics and samples), recipe.yaml. What is missing is left out; lines that are not JSON (a torn last one) are
+// skipped. machine: a description for people, may be "". Written atomically, so that it can be written again when
+// there is more to tell. Rank 0 only.
 int report_write(const char *output_dir, const char *machine);

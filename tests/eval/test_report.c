@@ -21,8 +21,8 @@ static int make_dir(void **state)
 static int remove_dir(void **state)
 {
     (void)state;
-    static const char *const files[] = {"metrics.jsonl", "status.json", "eval.json",
-                                        "samples.jsonl", "recipe.yaml", "report.html"};
+    static const char *const files[] = {"metrics.jsonl",  "status.json", "eval.json",
+                                        "eval-base.json", "recipe.yaml", "report.html"};
     for (size_t i = 0; i < COUNT_OF(files); i++) unlink(tmpf("%s/%s", dir, files[i]));
     return rmdir(dir);
 }
@@ -104,9 +104,12 @@ static void whole_run(void **state)
     buf_puts(&m, "{\"step\": 2001, \"lo"); // torn
     put_file("metrics.jsonl", m.data);
     put_file("status.json", "{\"state\": \"completed\", \"code\": 0, \"rank\": 0, \"step\": 2000, \"reason\": \"\"}");
-    put_file("eval.json", "{\"base\": {\"loss\": 3.25, \"rouge1\": 0.125}, \"tuned\": {\"loss\": 1.75, "
-                          "\"rouge2\": 0.5}, \"rows\": 40}");
-    put_file("samples.jsonl", "{\"prompt\": \"P\", \"reference\": \"R\", \"base\": \"B\", \"tuned\": \"T\"}\n");
+    put_file("eval-base.json",
+             "{\"metrics\": {\"loss\": 3.25, \"rouge1\": 0.125}, \"samples\": [{\"row\": 4, \"reference\": \"R\", "
+             "\"output\": \"O4\"}, {\"row\": 7, \"reference\": \"S\", \"output\": \"O7\"}]}");
+    put_file("eval.json",
+             "{\"metrics\": {\"loss\": 1.75, \"rouge2\": 0.5}, \"samples\": [{\"row\": 7, \"reference\": \"S\", "
+             "\"output\": \"T7\"}, {\"row\": 9, \"reference\": \"Q\", \"output\": \"T9\"}]}");
     put_file("recipe.yaml", "method: lora\n");
     char *page = report("a machine");
     check_nesting(page);
@@ -114,10 +117,13 @@ static void whole_run(void **state)
     assert_non_null(strstr(page, "✓ completed"));
     assert_non_null(strstr(page, "3 → 1.001")); // training loss
     assert_non_null(strstr(page, "validation 1.5 nats per trained token</title>"));
-    assert_non_null(strstr(page, "<th scope=\"row\">loss</th><td>3.25</td><td>1.75</td><td></td>"));
-    assert_non_null(strstr(page, "<th scope=\"row\">rouge2</th><td></td><td>0.5</td><td></td>"));
-    assert_non_null(strstr(page, "<th scope=\"row\">rows</th><td></td><td></td><td>40</td>"));
-    assert_non_null(strstr(page, "tuned model</h3><div class=\"text\">T</div>"));
+    assert_non_null(strstr(page, "<th scope=\"row\">loss</th><td>3.25</td><td>1.75</td></tr>"));
+    assert_non_null(strstr(page, "<th scope=\"row\">rouge1</th><td>0.125</td><td></td></tr>"));
+    assert_non_null(strstr(page, "<th scope=\"row\">rouge2</th><td></td><td>0.5</td></tr>"));
+    assert_int_equal(count(page, "class=\"sample\""), 2);
+    assert_non_null(
+        strstr(page, ">O7</div></div><div class=\"tuned\"><h3>tuned model</h3><div class=\"text\">T7</div>"));
+    assert_null(strstr(page, "O4")); // the tuned model has no sample of that row
     assert_non_null(strstr(page, "method: lora"));
     assert_non_null(strstr(page, "a machine"));
     assert_true(strlen(page) < 400000); // 2000 steps are drawn as a few hundred points
@@ -134,9 +140,11 @@ static void hostile_text(void **state)
              "{\"step\": 1, \"loss\": 2, \"eval/" EVIL "\": 1}\n{\"step\": 2, \"loss\": 1e300, \"eval/" EVIL "\": 2}\n"
              "[1]\nnull\n{\"step\": \"x\", \"loss\": 1}\n{\"step\": 1e300, \"loss\": 1}\n");
     put_file("status.json", "{\"state\": \"" EVIL "\", \"reason\": \"" EVIL "\"}");
-    put_file("eval.json", "{\"" EVIL "\": {\"" EVIL "\": \"" EVIL "\"}, \"x\": [[[]]], \"n\": null}");
-    put_file("samples.jsonl", "{\"prompt\": [{\"role\": \"user\", \"content\": \"" EVIL
-                              "\"}], \"reference\": null, \"tuned\": \"" EVIL "\"}\n");
+    put_file("eval-base.json", "{\"metrics\": [1], \"samples\": {\"row\": 1}}");
+    put_file("eval.json", "{\"metrics\": {\"" EVIL "\": 1, \"x\": \"" EVIL
+                          "\", \"y\": [[1]]}, \"samples\": [null, 3, {\"row\": null, "
+                          "\"reference\": [], \"output\": \"" EVIL "\"}, {\"row\": 1, \"prompt\": \"" EVIL
+                          "\", \"output\": \"" EVIL "\"}]}");
     put_file("recipe.yaml", "# <script>alert(1)</script>");
     char *page = report("<script>");
     check_nesting(page);
