@@ -66,20 +66,13 @@ static void print_histogram(const int *lengths, int64_t n) // of sorted lengths,
     }
 }
 
-static int trained_tokens(const Row *r)
-{
-    int n = 0;
-    for (int t = 0; t < r->n; t++) n += r->train[t];
-    return n;
-}
-
 static void print_lengths(const Dataset *d)
 {
     int64_t n = dataset_rows(d);
     int *lengths = xmalloc((size_t)n * sizeof *lengths), *trained = xmalloc((size_t)n * sizeof *trained);
     for (int64_t i = 0; i < n; i++) {
         lengths[i] = dataset_row(d, i)->n;
-        trained[i] = trained_tokens(dataset_row(d, i));
+        trained[i] = dataset_row(d, i)->trained;
     }
     print_percentiles("length", lengths, n);
     print_histogram(lengths, n);
@@ -173,7 +166,7 @@ static int print_samples(const Dataset *d, const Tokenizer *tok, int show)
     for (int64_t i = 0; i < MIN(show, dataset_rows(d)); i++) {
         const Row *r = dataset_row(d, i);
         printf("\n  line %lld: %d tokens, trained ones %s (%d)\n", (long long)r->line, r->n,
-               *marks.on == '[' ? "in [[ ]]" : "underlined", trained_tokens(r));
+               *marks.on == '[' ? "in [[ ]]" : "underlined", r->trained);
         for (int t = 0, end; t < r->n; t = end) {
             for (end = t + 1; end < r->n && r->train[end] == r->train[t]; end++) continue;
             TRY(print_run(tok, r, t, end, marks));

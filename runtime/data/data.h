@@ -25,6 +25,7 @@ typedef struct Row {
     uint8_t *train; // (n): 1 when the token's log-probability counts (token 0 never does)
     int n;
     int prompt;     // tokens before the first trained one
+    int trained;    // number of trained ones
     int64_t line;   // 1-based line in the file
 } Row;
 
@@ -86,6 +87,7 @@ typedef struct PackPlan {
     int cap;       // rows that fit the arrays
     uint64_t *key; // (cap) scratch: what is sorted
     int *home;     // (cap) scratch: micro-batch of a row
+    int64_t *load; // (cap) scratch: tokens dealt to a rank
 } PackPlan; // zero-initialise; pack_free. Reused between steps without allocation once large enough.
 // best-fit decreasing into at most `capacity` tokens each (a longer row stands alone); pack=false: one row each
 void pack_rows(PackPlan *p, const int *lengths, int n, int capacity, bool pack);

@@ -109,13 +109,6 @@ static void plan_free(StepPlan *p)
     pack_free(&p->pack);
 }
 
-static int trained_in(const Row *r)
-{
-    int n = 0;
-    for (int t = 0; t < r->n; t++) n += r->train[t];
-    return n;
-}
-
 // ---- a step laid out in memory --------------------------------------------------------------------------------------
 static void fill_sequence(Batch *b, const Row *r, uint64_t key)
 {
@@ -139,7 +132,7 @@ static void fill_micro(Batch *b, Arena *a, const LoaderConfig *c, const StepPlan
 {
     size_t T = (size_t)micro->tokens, S = (size_t)micro->rows, M = 0;
     const int *order = p->pack.order + micro->first;
-    for (size_t s = 0; s < S; s++) M += (size_t)trained_in(dataset_row(c->data, p->row[order[s]]));
+    for (size_t s = 0; s < S; s++) M += (size_t)dataset_row(c->data, p->row[order[s]])->trained;
     *b = (Batch){.tokens = arena_alloc(a, T * sizeof *b->tokens),
                  .pos = arena_alloc(a, T * sizeof *b->pos),
                  .seq_start = arena_alloc(a, S * sizeof *b->seq_start),
@@ -172,7 +165,7 @@ static void fill_step(StepBatches *out, Arena *a, const LoaderConfig *c, StepPla
     }
     for (int i = 0; i < c->batch; i++) {
         out->tokens += p->length[i];
-        out->trained_tokens += trained_in(dataset_row(c->data, p->row[i]));
+        out->trained_tokens += dataset_row(c->data, p->row[i])->trained;
     }
 }
 
@@ -286,7 +279,7 @@ static void widen(LoaderBounds *b, const LoaderConfig *c, const StepPlan *p)
         const Micro *micro = &p->pack.micro[m];
         int M = 0;
         for (int s = 0; s < micro->rows; s++)
-            M += trained_in(dataset_row(c->data, p->row[p->pack.order[micro->first + s]]));
+            M += dataset_row(c->data, p->row[p->pack.order[micro->first + s]])->trained;
         b->T = MAX(b->T, micro->tokens);
         b->S = MAX(b->S, micro->rows);
         b->M = MAX(b->M, M);
@@ -301,7 +294,7 @@ static LoaderBounds loose_bounds(const LoaderConfig *c)
     for (int64_t i = 0; i < dataset_rows(c->data); i++) {
         const Row *r = dataset_row(c->data, i);
         shortest = MIN(shortest, r->n);
-        trained = MAX(trained, trained_in(r));
+        trained = MAX(trained, r->trained);
     }
     int T = c->pack ? MAX(longest, c->micro_tokens) : longest;
     int S = c->pack ? MAX(1, MIN(c->batch, T / MAX(shortest, 1))) : 1;

@@ -14,6 +14,7 @@ static void plan_reserve(PackPlan *p, int n)
     p->micro = xrealloc(p->micro, (size_t)p->cap * sizeof *p->micro);
     p->key = xrealloc(p->key, (size_t)p->cap * sizeof *p->key);
     p->home = xrealloc(p->home, (size_t)p->cap * sizeof *p->home);
+    p->load = xrealloc(p->load, (size_t)p->cap * sizeof *p->load);
 }
 
 static int by_value(const void *a, const void *b)
@@ -76,18 +77,18 @@ void pack_rows(PackPlan *p, const int *lengths, int n, int capacity, bool pack)
 
 void pack_deal(const PackPlan *p, int ranks, int *owner)
 {
-    int64_t *load = xcalloc((size_t)ranks, sizeof *load);
+    int busy = MIN(ranks, p->n_micro); // ties go to the lower rank: the others get nothing
+    for (int r = 0; r < busy; r++) p->load[r] = 0;
     uint64_t *key = p->key; // of the rows; they are placed by now, and there are at least as many as micro-batches
     for (int m = 0; m < p->n_micro; m++) key[m] = longest_first(p->micro[m].tokens, m);
     qsort(key, (size_t)p->n_micro, sizeof *key, by_value);
     for (int k = 0; k < p->n_micro; k++) {
         int m = (int)(uint32_t)key[k], least = 0;
-        for (int r = 1; r < ranks; r++)
-            if (load[r] < load[least]) least = r;
+        for (int r = 1; r < busy; r++)
+            if (p->load[r] < p->load[least]) least = r;
         owner[m] = least;
-        load[least] += p->micro[m].tokens;
+        p->load[least] += p->micro[m].tokens;
     }
-    free(load);
 }
 
 void pack_free(PackPlan *p)
@@ -96,5 +97,6 @@ void pack_free(PackPlan *p)
     free(p->micro);
     free(p->key);
     free(p->home);
+    free(p->load);
     *p = (PackPlan){0};
 }

@@ -219,7 +219,8 @@ static uint64_t place_rows(Dataset *d, uint64_t *digests)
         at += n;
         const uint8_t *first = n ? memchr(r->train, 1, n) : NULL;
         r->prompt = first ? (int)(first - r->train) : r->n;
-        for (size_t t = 0; t < n; t++) s->trained_tokens += r->train[t];
+        for (size_t t = 0; t < n; t++) r->trained += r->train[t];
+        s->trained_tokens += r->trained;
         s->longest = MAX(s->longest, r->n);
         digests[i] = hash64(r->ids, n * sizeof *r->ids, hash64(r->train, n, 0));
     }
