@@ -12,6 +12,8 @@
 #include <unistd.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
+#undef fail
+#undef fail_errno
 
 // ---- error record ---------------------------------------------------------------------------------------------------
 static _Thread_local ErrorRecord record;

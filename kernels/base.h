@@ -37,6 +37,10 @@ typedef struct ErrorRecord {
 int fail(int code, const char *place, const char *hint, const char *fmt, ...) PRINTF_LIKE(4, 5);
 // "No space left on device" and kin: fail(E_FAILED, path, ..., "WHAT: strerror(errno)"), with a hint where one is known.
 int fail_errno(const char *path, const char *what);
+#ifdef __clang_analyzer__ // it cannot see across files that what these return is negative
+#define fail(code, ...)        ((void)fail(code, __VA_ARGS__), (code))
+#define fail_errno(path, what) ((void)fail_errno(path, what), E_FAILED)
+#endif
 const ErrorRecord *error_last(void);
 // Moves a record to this thread: for faults found on another thread (loader, async writer).
 void error_adopt(const ErrorRecord *e);
