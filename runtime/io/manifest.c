@@ -185,7 +185,7 @@ static bool take(Cursor *c, const char *literal)
     return true;
 }
 
-// A decimal number as it is printed: no sign, no leading zero, at most INT64_MAX.
+// A decimal number as it is printed: no sign, no leading zero, below INT64_MAX.
 static int take_number(Cursor *c, uint64_t *out)
 {
     const char *start = c->at;
