@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# lint/run.sh JOBS: formatting by .clang-format, then clang-tidy by .clang-tidy over every source of the cpu build.
+# lint/run.sh JOBS: formatting by .clang-format of all that is in git; clang-tidy by .clang-tidy of the program. (Tests are left
+# out of the latter: it takes cmocka's asserts for functions that return.)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 jobs=${1:-2}
@@ -11,8 +12,9 @@ echo "formatting: ${#sources[@]} files"
 cmake --preset cpu >/dev/null
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# Only our own files; flags of gcc that clang does not know are no finding.
-if ! run-clang-tidy-14 -quiet -p build -j "$jobs" -extra-arg=-Wno-unknown-warning-option '^(?!.*/build).*\.c$' >"$log" 2>&1; then
+# Flags of gcc that clang does not know are no finding.
+if ! run-clang-tidy-14 -quiet -p build -j "$jobs" -extra-arg=-Wno-unknown-warning-option \
+    "^$PWD/(kernels|comm|sharding|runtime|launch)/.*\.c$" >"$log" 2>&1; then
     grep -E '(warning|error):' -A 4 "$log" || tail -n 40 "$log"
     exit 1
 fi
