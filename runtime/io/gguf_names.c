@@ -92,11 +92,11 @@ static bool split_name(const char *name, Parts *p)
 static int undo_interleaving(const Weights *w, Entry *e, uint64_t heads)
 {
     uint64_t rows = e->info.ndim ? (uint64_t)e->info.shape[0] : 1;
-    if (heads == 0 || heads > rows || rows % heads || rows / heads % 2)
+    if (heads == 0 || rows % heads || rows / heads % 2)
         return fail(
             E_INPUT, weights_place(w, 0, e->info.name), "head_count and head_count_kv say how q and k are divided",
             "%llu rows cannot be %llu heads of rotary pairs", (unsigned long long)rows, (unsigned long long)heads);
-    e->rope_heads = (int)heads;
+    e->rope_heads = heads;
     return OK;
 }
 

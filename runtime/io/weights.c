@@ -252,7 +252,7 @@ static int read_span(const Weights *w, const Entry *e, uint64_t first, uint64_t 
 // Where row r of the Hugging Face order (x of all pairs of a head, then y) is stored when pairs lie together (x, y, x, y, ...).
 static uint64_t interleaved_row(const Entry *e, uint64_t r)
 {
-    uint64_t head = (uint64_t)e->info.shape[0] / (uint64_t)e->rope_heads, h = r / head, i = r % head;
+    uint64_t head = (uint64_t)e->info.shape[0] / e->rope_heads, h = r / head, i = r % head;
     return h * head + i % (head / 2) * 2 + i / (head / 2);
 }
 

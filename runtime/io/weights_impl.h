@@ -69,7 +69,7 @@ typedef struct Entry {
     uint64_t offset; // of the first byte in it
     uint64_t elements;
     uint64_t row_elements; // of one row of weights_read
-    int rope_heads;        // > 0: rows of each head are stored in interleaved rotary order
+    uint64_t rope_heads;   // > 0: rows of each head are stored in interleaved rotary order
     float shift;           // added to every stored number
 } Entry;
 

@@ -218,7 +218,7 @@ def peft():
     configs = {
         "lora": LoraConfig(r=4, lora_alpha=8, target_modules=seven, task_type="CAUSAL_LM", base_model_name_or_path="base"),
         "pattern": LoraConfig(r=4, lora_alpha=8, target_modules=seven, lora_dropout=0.05, use_rslora=True,
-                              rank_pattern={"q_proj": 2, "layers.1.mlp.down_proj": 6, r"^model\.layers\.[0-9]+\.mlp\.up_proj": 3},
+                              rank_pattern={"q_proj": 2, "layers.1.mlp.down_proj": 6, "mlp.up_proj": 7, r"^model\.layers\.[0-9]+\.mlp\.up_proj": 3},
                               alpha_pattern={"v_proj": 3, "layers.1.mlp.down_proj": 12.5}),
         "dora": LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj"], use_dora=True, modules_to_save=["lm_head", "score"],
                            task_type="SEQ_CLS", fan_in_fan_out=True),
@@ -234,7 +234,8 @@ def peft():
         path.write_text(json.dumps(data, indent=2, sort_keys=True))
     module = "base_model.model.model.layers.{}.{}"
     from peft.utils.other import get_pattern_key
-    c, lines = configs["pattern"], ["# module rank alpha, as PEFT applies rank_pattern and alpha_pattern of pattern/adapter_config.json"]
+    c = LoraConfig.from_pretrained(HERE / "peft" / "pattern")  # the first key in the file that matches counts
+    lines = ["# module rank alpha, as PEFT applies rank_pattern and alpha_pattern of pattern/adapter_config.json"]
     for layer in (0, 1, 11):
         for part in ["self_attn." + p for p in seven[:4]] + ["mlp." + p for p in seven[4:]]:
             key = f"model.layers.{layer}.{part}"

@@ -32,6 +32,7 @@ static inline char *scratch_path(const char *name)
 static inline void scratch_put(const char *name, const void *data, size_t bytes)
 {
     char *path = scratch_path(name);
+    unlink(path); // some file systems flush a file that was emptied and written anew
     FILE *f = fopen(path, "w");
     assert_non_null(f);
     assert_int_equal(fwrite(data, 1, bytes, f), bytes);

@@ -335,8 +335,8 @@ static void test_gguf_keys(void **state)
     CASE("key t.key: a string of 18446744073709551615 bytes", string_bytes = UINT64_MAX);
     CASE("ends at byte", string_bytes = 16 << 20);
     CASE("key t.key: string 0 is no UTF-8", string = "a\xc3(");
-    CASE("key t.key: 16777217 items", key2_type = 9, parts.items = (16 << 20) + 1);
-    CASE("key t.key: 18446744073709551615 items", key2_type = 9, parts.items = UINT64_MAX);
+    CASE("key t.key: 16777217 items, at most", key2_type = 9, parts.items = (16 << 20) + 1);
+    CASE("key t.key: 18446744073709551615 items, at most", key2_type = 9, parts.items = UINT64_MAX);
     CASE("key t.key: 1000 items, more than the file can hold", key2_type = 9, parts.items = 1000);
     CASE("key t.key: 100 items, more than the file can hold", key2_type = 9, parts.items = 100, parts.item_type = 10);
     CASE("key t.key: a truth value", key2_type = 7); // the first byte of the string's length is 3

@@ -70,6 +70,27 @@ static void test_bytes_of_the_library(void **state)
     free(path);
 }
 
+static void test_header_is_padded(void **state) // whatever the names' lengths, the data starts at a multiple of 8
+{
+    (void)state;
+    static const char letters[] = "abcdefgh";
+    char *path = scratch_path("padded.safetensors"), *data;
+    for (size_t n = 1; n < sizeof letters; n++) {
+        Ramp ramp = {DT_U8, 1, 0, -1};
+        char *name = xstrndup(letters, n);
+        TensorOut t = {name, DT_U8, 1, {1}, read_ramp, &ramp};
+        size_t bytes;
+        assert_int_equal(safetensors_write(path, &t, 1), OK);
+        assert_int_equal(file_read(path, 1 << 20, &data, &bytes), OK);
+        assert_int_equal(bytes % 8, 1);
+        assert_int_equal((uint8_t)data[0], bytes - 8 - 1);
+        weights_close(weights_must_open(path));
+        free(data);
+        free(name);
+    }
+    free(path);
+}
+
 static void test_no_tensors(void **state)
 {
     (void)state;
@@ -172,9 +193,10 @@ static void test_path_that_cannot_be(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes_of_the_library), cmocka_unit_test(test_no_tensors),
-        cmocka_unit_test(test_large_tensor),         cmocka_unit_test(test_source_that_fails),
-        cmocka_unit_test(test_disk_that_is_full),    cmocka_unit_test(test_path_that_cannot_be),
+        cmocka_unit_test(test_bytes_of_the_library), cmocka_unit_test(test_header_is_padded),
+        cmocka_unit_test(test_no_tensors),           cmocka_unit_test(test_large_tensor),
+        cmocka_unit_test(test_source_that_fails),    cmocka_unit_test(test_disk_that_is_full),
+        cmocka_unit_test(test_path_that_cannot_be),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }
