@@ -129,6 +129,11 @@ static inline GemmSum gemm_rows(DType words, const void *x, int64_t ldx, const u
 {
     return (GemmSum){x, ldx * (words == DT_BF16 ? 2 : 4), sizeof(uint32_t), panel, K};
 }
+// Rows that must be copied before a block reads them: into (rows, gemm_staged_ld(words, K)) elements of type `words`.
+bool gemm_must_stage(DType words, DType t, int64_t ldx, int rows);
+int64_t gemm_staged_ld(DType words, int K);
+GemmSum gemm_stage(const GemmKernels *k, DType words, void *to, const void *x, DType t, int64_t ldx, int rows, int K);
+
 static inline GemmSum gemm_turned(const uint32_t *a_panel, const uint32_t *panel, int K) // A is a panel: up to 32 rows
 {
     return (GemmSum){a_panel, sizeof(uint32_t), PANEL * sizeof(uint32_t), panel, K};

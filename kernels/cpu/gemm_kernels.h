@@ -145,12 +145,6 @@ static void pack(uint32_t *to, DType t, const void *src, DType src_t, int64_t ld
 }
 
 // ---- softmax (head.c) -----------------------------------------------------------------------------------
-INLINE vi lanes_from(int first)
-{
-    static const int32_t count[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return (vi)load_words(count) + first;
-}
-
 INLINE vf cap_slope(vf z, float cap) // d(capped)/d(uncapped), from the capped value
 {
     return cap > 0 ? 1 - (z / cap) * (z / cap) : vf_set(1);
@@ -164,30 +158,40 @@ static void softcap(float *z, int n, float cap)
 static float largest(const float *z, int n)
 {
     vf top = vf_set(-INFINITY);
-    for (int j = 0; j < n; j += VL) top = vf_max(vf_select(lanes_from(j) < n, load_f32(z + j), vf_set(-INFINITY)), top);
+    for (int j = 0; j < n; j += VL) top = vf_max(load_f32(z + j), top);
     return vf_highest(top);
+}
+
+// Adds Σ exp(z - top) and Σ exp(z - top) (z - top) to s, and writes p
+INLINE void exponentials(const DType words, void *p, const float *z, int n, float cap, SoftmaxRow *s)
+{
+    vf sum = vf_set(0), sum_z = vf_set(0);
+    for (int j = 0; j < n; j += VL) {
+        vf z_j = load_f32(z + j), e = vf_exp(z_j - s->top);
+        sum += e;
+        sum_z += e * vf_max(vf_set(-1e4f), z_j - s->top); // 0 times what is left out is 0
+        if (p) store_vf(words, p, j, cap > 0 ? e * cap_slope(vf_max(vf_set(-cap), z_j), cap) : e);
+    }
+    s->sum += vf_sum(sum);
+    s->sum_z += vf_sum(sum_z);
 }
 
 static void softmax(float *z, void *p, DType words, int n, int target, float cap, SoftmaxRow *s)
 {
     if (cap > 0) softcap(z, n, cap);
-    if (target >= 0) s->at = z[target];
+    for (int j = n; j % VL; j++) z[j] = -INFINITY;
     float top = fmaxf(s->top, largest(z, n));
     s->rescale = expf(s->top - top);
     s->sum_z = s->sum > 0 ? s->rescale * (s->sum_z + s->sum * (s->top - top)) : 0;
     s->sum *= s->rescale;
     s->top = top;
-    vf sum = vf_set(0), sum_z = vf_set(0);
-    for (int j = 0; j < n; j += VL) {
-        vf z_j = load_f32(z + j);
-        vi counts = (lanes_from(j) < n) & (lanes_from(j) != target);
-        vf above = vf_select(counts, z_j - top, vf_set(0)), e = vf_select(counts, vf_exp(above), vf_set(0));
-        sum += e;
-        sum_z += e * above;
-        if (p) store_vf(words, p, j, e * cap_slope(z_j, cap));
-    }
-    s->sum += vf_sum(sum);
-    s->sum_z += vf_sum(sum_z);
+    if (target >= 0) s->at = z[target], z[target] = -INFINITY;
+    if (!p)
+        exponentials(words, NULL, z, n, 0, s);
+    else if (words == DT_BF16)
+        exponentials(DT_BF16, p, z, n, cap, s);
+    else
+        exponentials(DT_F32, p, z, n, cap, s);
 }
 
 static void softmax_dz(float *z, void *dz, DType words, int n, int target, float cap, float weight, float lse)

@@ -116,8 +116,10 @@ void head_logits_ref(Device *d, DType t, float *logits, const void *h, const Pac
 enum {
     SLAB = 512,                      // rows of W whose logits a task holds
     SLAB_PANELS = SLAB / PANEL,      //
+    SLAB_LD = SLAB + PANEL,          // of their rows, which must not all fall on the same lines of L1
     MOST_SLICES = 16,                //
     MOST_ROWS = 504,                 // rows of h that share a pass over W; a multiple of the tile's 14
+    Z_ROWS = 126,                    // of logits at a time, to stay in L2
     LEAST_ROWS = 28,                 // rows of a task, when there are threads for more
     PARTIAL_BYTES = 64 * 1024 * 1024 // of all slices' partial sums
 };
@@ -134,7 +136,7 @@ typedef struct Head {
     float *dw;                 // backward: NULL or (V,C)
     // the block of rows at work, and how it is cut
     int row0, rows, parts, slices;
-    bool convert_h;
+    bool stage_h;
     float *partial;    // (slices, rows, C)
     SoftmaxRow *state; // (slices, rows)
     // scratch of a task, bytes from its beginning
@@ -168,10 +170,12 @@ static void plan_scratch(Head *p)
 {
     size_t rows = (size_t)((p->rows + p->parts - 1) / p->parts), C = (size_t)p->w->K;
     p->bytes = 0;
-    p->z_at = reserve(p, rows * SLAB * sizeof(float));
-    p->p_at = reserve(p, rows * SLAB * sizeof(float));
+    p->z_at = reserve(p, MIN(rows, Z_ROWS) * SLAB_LD * sizeof(float));
+    p->p_at = reserve(p, rows * SLAB_LD * dtype_size(p->words));
     p->panel_at = reserve(p, MAX(panel_bytes(p->words, (int)C), panel_bytes(p->words, SLAB)));
-    if (p->convert_h) p->h_at = reserve(p, rows * C * sizeof(float));
+    p->stage_h = gemm_must_stage(p->words, p->t, (int64_t)C, (int)rows);
+    size_t row = (size_t)gemm_staged_ld(p->words, (int)C) * dtype_size(p->words);
+    if (p->stage_h) p->h_at = reserve(p, rows * row);
     if (!p->dw) return;
     p->h_panel_at = reserve(p, panel_bytes(p->words, (int)rows));
     p->dz_panels_at = reserve(p, SLAB_PANELS * panel_bytes(p->words, (int)rows));
@@ -189,10 +193,10 @@ static float *task_z(const HeadTask *k)
 {
     return (float *)(k->scratch + k->p->z_at);
 }
-static void *task_p(const HeadTask *k)
+static void *task_p(const HeadTask *k, int row) // (rows, SLAB_LD) words
 {
-    return k->scratch + k->p->p_at;
-} // (rows, SLAB) words
+    return k->scratch + k->p->p_at + (size_t)row * SLAB_LD * dtype_size(k->p->words);
+}
 static uint32_t *task_panel(const HeadTask *k)
 {
     return (uint32_t *)(k->scratch + k->p->panel_at);
@@ -216,26 +220,25 @@ static void task_h(HeadTask *k)
 {
     const Head *p = k->p;
     int C = p->w->K;
-    k->h = gemm_rows(p->words, head_row(p, k->r0), C, NULL, C);
-    if (!p->convert_h) return;
-    float *to = (float *)(k->scratch + p->h_at);
-    for (int i = 0; i < k->r1 - k->r0; i++) p->k->to_f32(to + (int64_t)i * C, head_row(p, k->r0 + i), p->t, C);
-    k->h.a = to;
+    const void *h = head_row(p, k->r0);
+    k->h = p->stage_h ? gemm_stage(p->k, p->words, k->scratch + p->h_at, h, p->t, C, k->r1 - k->r0, C)
+                      : gemm_rows(p->words, h, C, NULL, C);
 }
 
-// Logits of W's rows [v0, v0 + n) into z
-static void slab_logits(const HeadTask *k, int v0, int n)
+// Logits of the task's rows [i, i + rows) by W's rows [v0, v0 + n), into z
+static void slab_logits(const HeadTask *k, int i, int rows, int v0, int n)
 {
     const Head *p = k->p;
     for (int c = 0; c < n; c += PANEL) {
         GemmSum sum = k->h;
+        sum.a = (const char *)sum.a + i * sum.row;
         sum.panel = packed_panel(p->w, (v0 + c) / PANEL);
         if (p->words != p->w->t) {
             p->k->widen((float *)task_panel(k), sum.panel, p->w->K);
             sum.panel = task_panel(k);
         }
-        GemmOut out = {.y = task_z(k) + c, .t = DT_F32, .ld = SLAB, .scale = 1};
-        p->k->block(p->words, &sum, 1, k->r1 - k->r0, &out, MIN(PANEL, n - c));
+        GemmOut out = {.y = task_z(k) + c, .t = DT_F32, .ld = SLAB_LD, .scale = 1};
+        p->k->block(p->words, &sum, 1, rows, &out, MIN(PANEL, n - c));
     }
 }
 
@@ -246,7 +249,7 @@ static void slab_sums(const HeadTask *k, int v0, int n, bool add)
     int C = p->w->K;
     for (int c = 0; c < C; c += PANEL) {
         p->k->turn(task_panel(k), p->words, p->w, c / PANEL, v0 / PANEL, panel_count(v0 + n));
-        GemmSum sum = gemm_rows(p->words, task_p(k), SLAB, task_panel(k), n);
+        GemmSum sum = gemm_rows(p->words, task_p(k, 0), SLAB_LD, task_panel(k), n);
         float *to = task_partial(k) + c;
         GemmOut out = {.y = to, .t = DT_F32, .ld = C, .scale = 1, .add = add ? to : NULL};
         p->k->block(p->words, &sum, 1, k->r1 - k->r0, &out, MIN(PANEL, C - c));
@@ -262,8 +265,8 @@ static void slab_dw(const HeadTask *k, int v0, int n)
     char *dz_panels = k->scratch + p->dz_panels_at;
     uint32_t *h_panel = (uint32_t *)(k->scratch + p->h_panel_at);
     for (int v = 0; v < n; v += PANEL)
-        p->k->columns((uint32_t *)(dz_panels + v / PANEL * dz_panel), p->words, cpu_at(task_p(k), p->words, v),
-                      p->words, SLAB, rows, MIN(PANEL, n - v));
+        p->k->columns((uint32_t *)(dz_panels + v / PANEL * dz_panel), p->words, cpu_at(task_p(k, 0), p->words, v),
+                      p->words, SLAB_LD, rows, MIN(PANEL, n - v));
     for (int c = 0; c < C; c += PANEL) {
         int width = MIN(PANEL, C - c);
         p->k->columns(h_panel, p->words, cpu_at(head_row(p, k->r0), p->t, c), p->t, C, rows, width);
@@ -287,31 +290,41 @@ static int target_in(const Head *p, int row, int v0, int n) // column of the sla
     return column >= 0 && column < n ? (int)column : -1;
 }
 
-static void slab_forward(const HeadTask *k, int v0, int n, bool first)
+// Adds a row's logits to its softmax
+static void row_forward(const HeadTask *k, int i, float *z, int v0, int n, bool first)
 {
     const Head *p = k->p;
-    SoftmaxRow *state = task_state(k);
-    slab_logits(k, v0, n);
-    for (int i = 0; i < k->r1 - k->r0; i++) {
-        void *out = p->want_sums ? (void *)cpu_at(task_p(k), p->words, (int64_t)i * SLAB) : NULL;
-        p->k->softmax(task_z(k) + (int64_t)i * SLAB, out, p->words, n, target_in(p, k->r0 + i, v0, n), p->softcap,
-                      &state[i]);
-        if (p->want_sums && !first && state[i].rescale != 1)
-            scale_row(task_partial(k) + (int64_t)i * p->w->K, state[i].rescale, p->w->K);
-    }
-    if (p->want_sums) slab_sums(k, v0, n, !first);
+    SoftmaxRow *s = &task_state(k)[i];
+    p->k->softmax(z, p->want_sums ? task_p(k, i) : NULL, p->words, n, target_in(p, k->r0 + i, v0, n), p->softcap, s);
+    if (p->want_sums && !first && s->rescale != 1)
+        scale_row(task_partial(k) + (int64_t)i * p->w->K, s->rescale, p->w->K);
 }
 
-static void slab_backward(const HeadTask *k, int v0, int n, bool first)
+static void row_backward(const HeadTask *k, int i, float *z, int v0, int n)
 {
     const Head *p = k->p;
-    slab_logits(k, v0, n);
-    for (int i = 0; i < k->r1 - k->r0; i++) {
-        int row = p->row0 + k->r0 + i;
-        p->k->softmax_dz(task_z(k) + (int64_t)i * SLAB, (void *)cpu_at(task_p(k), p->words, (int64_t)i * SLAB),
-                         p->words, n, target_in(p, k->r0 + i, v0, n), p->softcap, p->weight[row], p->lse[row]);
+    int row = p->row0 + k->r0 + i;
+    p->k->softmax_dz(z, task_p(k, i), p->words, n, target_in(p, k->r0 + i, v0, n), p->softcap, p->weight[row],
+                     p->lse[row]);
+}
+
+static void head_slab(const HeadTask *k, int v0, int n, bool first)
+{
+    const Head *p = k->p;
+    bool backward = p->weight;
+    int rows = k->r1 - k->r0;
+    for (int i0 = 0, some; i0 < rows; i0 += some) {
+        some = MIN(Z_ROWS, rows - i0);
+        slab_logits(k, i0, some, v0, n);
+        for (int i = 0; i < some; i++) {
+            float *z = task_z(k) + (int64_t)i * SLAB_LD;
+            if (backward)
+                row_backward(k, i0 + i, z, v0, n);
+            else
+                row_forward(k, i0 + i, z, v0, n, first);
+        }
     }
-    slab_sums(k, v0, n, !first);
+    if (backward || p->want_sums) slab_sums(k, v0, n, !first);
     if (p->dw) slab_dw(k, v0, n);
 }
 
@@ -326,10 +339,7 @@ static void head_task(const Head *p, int slice, int part, char *scratch)
     int begin = (int)((int64_t)slabs * slice / p->slices), end = (int)((int64_t)slabs * (slice + 1) / p->slices);
     for (int slab = begin; slab < end; slab++) {
         int v0 = slab * SLAB, n = MIN(SLAB, p->w->N - v0);
-        if (p->weight && !p->want_sums)
-            slab_backward(&k, v0, n, slab == begin);
-        else
-            slab_forward(&k, v0, n, slab == begin);
+        head_slab(&k, v0, n, slab == begin);
     }
 }
 
@@ -357,7 +367,6 @@ static Head plan_head(const Device *d, DType t, const void *h, const Packed *w, 
 {
     Head p = {.k = gemm_kernels(d), .t = t, .w = w, .h = h, .target = target, .softcap = softcap};
     p.words = gemm_words(p.k, t, w->t);
-    p.convert_h = p.words != t;
     p.slices = head_slices(w->N);
     return p;
 }
