@@ -1,6 +1,7 @@
 // evaluate.c: losses and ROUGE of a dataset. Every rank takes its share of the rows' micro-batches; sums are order-free, so the
 // figures do not depend on the number of ranks.
 #include "evaluate.h"
+#include "eval/report.h"
 #include "eval/rouge.h"
 #include "generate.h"
 #include "trainer.h"
@@ -81,20 +82,31 @@ int evaluate_loss(Session *s, Activations *a, const Dataset *d, int micro_tokens
 }
 
 // ---- ROUGE over generated completions -------------------------------------------------------------------------------
+static int add_sample(const Session *s, const Generation *g, const char *output, json_t *samples)
+{
+    Buf prompt = {0};
+    int status = tokenizer_decode(s->tok, g->prompt, g->n_prompt, true, &prompt);
+    if (status == OK)
+        json_array_append_new(samples, json_pack("{s:I, s:s, s:s, s:s}", "row", (json_int_t)g->sequence, "prompt",
+                                                 prompt.data ? prompt.data : "", "reference", g->reference, "output", output));
+    buf_free(&prompt);
+    return status;
+}
+
 static int score_texts(Session *s, Generation *g, int n, bool stem, int64_t sums[4], json_t *samples, int max_samples)
 {
-    for (int i = 0; i < n; i++) {
+    int status = OK;
+    for (int i = 0; i < n && status == OK; i++) {
         Buf text = {0};
-        TRY(tokenizer_decode(s->tok, g[i].out, g[i].n_out, true, &text));
-        Rouge r = rouge_score(g[i].reference, text.data ? text.data : "", stem);
+        status = tokenizer_decode(s->tok, g[i].out, g[i].n_out, true, &text);
+        const char *output = text.data ? text.data : "";
+        Rouge r = rouge_score(g[i].reference, output, stem);
         const double f[4] = {r.r1.f1, r.r2.f1, r.rl.f1, r.rlsum.f1};
         for (int k = 0; k < 4; k++) sums[k] += llrint(ldexp(f[k], ROUGE_FIX_BITS));
-        if (samples && (int)json_array_size(samples) < max_samples)
-            json_array_append_new(samples, json_pack("{s:I, s:s, s:s}", "row", (json_int_t)g[i].sequence, "reference", g[i].reference,
-                                                     "output", text.data ? text.data : ""));
+        if (status == OK && samples && (int)json_array_size(samples) < max_samples) status = add_sample(s, &g[i], output, samples);
         buf_free(&text);
     }
-    return OK;
+    return status;
 }
 
 int evaluate_rouge(Session *s, const Dataset *d, int64_t rows, int max_new, bool stem, RougeMeans *out, json_t *samples, int max_samples)
@@ -209,6 +221,7 @@ static int eval_opened(Session *s, Comm *world, const Dataset *d, bool base)
     if (status == OK && comm_rank(world) == 0) {
         print_table(r, d, metrics);
         status = write_eval(r, metrics, samples, base);
+        if (status == OK && path_exists(tmpf("%s/status.json", r->output))) status = report_write(r->output, session_machine(s));
     }
     json_decref(samples);
     json_decref(metrics);

@@ -158,3 +158,11 @@ int session_inference(Session *s, Activations **out, int T, int S, int M, int po
     TRY(arena_open(&s->step, "step", activations_bytes(s->model, T, M, false, false) + ARENA_SLACK, false));
     return activations_open(out, s->model, s->step, T, S, M, false, false);
 }
+
+const char *session_machine(const Session *s)
+{
+    Topo topo = {0};
+    const int ranks = comm_size(s->mesh.world);
+    if (topo_read(&topo) < 0) error_clear();
+    return tmpf("%s, %s, %d rank%s", *topo.cpu_model ? topo.cpu_model : "unknown processor", cpu_isa(), ranks, ranks > 1 ? "s" : "");
+}

@@ -34,3 +34,6 @@ int session_measure(Session *s, int positions, bool optimizer, size_t *run_bytes
 int session_model(Session *s, int positions, bool optimizer, size_t extra);
 // Model and activations for forward passes only, micro-batches of at most T tokens, S sequences and M head rows.
 int session_inference(Session *s, Activations **out, int T, int S, int M, int positions);
+
+// "AMD EPYC, avx512-bf16, 2 ranks": where a run's figures come from. Valid until the next few tmpf.
+const char *session_machine(const Session *s);

@@ -112,14 +112,14 @@ static int log_step(Trainer *t, const StepResult *r)
     return status;
 }
 
-static int evaluate_and_log(Trainer *t)
+static int evaluate_and_log(Trainer *t, Progress *bar)
 {
     if (!t->valid) return OK;
     Buf members = {0}, line = {0};
     int status = trainer_evaluate(t, &members);
     if (status == OK) {
         buf_printf(&line, "\"step\": %lld, %s", (long long)t->step, members.data);
-        log_info("step %lld: %s", (long long)t->step, members.data);
+        progress_note(bar, "step %lld: %s", (long long)t->step, members.data);
         status = rundir_metric(t->dir, line.data);
     }
     buf_free(&members);
@@ -142,11 +142,7 @@ static int write_results(Trainer *t)
 static int write_report(Trainer *t, const char *state)
 {
     int status = rundir_status(t->dir, state, 0, 0, t->step, "");
-    if (status == OK && comm_rank(t->s.mesh.world) == 0) {
-        Topo topo = {0};
-        topo_read(&topo);
-        status = report_write(rundir_path(t->dir), tmpf("%s, %s, %d ranks", topo.cpu_model, cpu_isa(), comm_size(t->s.mesh.world)));
-    }
+    if (status == OK && comm_rank(t->s.mesh.world) == 0) status = report_write(rundir_path(t->dir), session_machine(&t->s));
     return comm_agree(t->s.mesh.world, status);
 }
 
@@ -161,8 +157,9 @@ static int train_loop(Trainer *t, Progress *bar)
         bool stop;
         TRY(train_step(t, &result));
         if (t->step % r->train.log_every == 0 || t->step == t->total_steps) TRY(log_step(t, &result));
-        if (bar) progress_step(bar, t->step, result.loss, (double)result.tokens / result.step_ms * 1e3, NULL);
-        if (due(r->eval.every, t)) TRY(evaluate_and_log(t));
+        progress_step(bar, t->step, result.loss, (double)result.tokens / result.step_ms * 1e3,
+                      tmpf("lr %.2g", result.lr));
+        if (due(r->eval.every, t)) TRY(evaluate_and_log(t, bar));
         TRY(stop_agreed(t, &stop));
         const bool leave = stop && t->step < t->total_steps; // a run that is done ends as one
         if (leave)
@@ -176,9 +173,9 @@ static int train_loop(Trainer *t, Progress *bar)
     return OK;
 }
 
-static int finish(Trainer *t)
+static int finish(Trainer *t, Progress *bar)
 {
-    TRY(evaluate_and_log(t));
+    TRY(evaluate_and_log(t, bar));
     TRY(state_save(t));
     return write_results(t);
 }
@@ -212,7 +209,7 @@ static void say_what_starts(const Trainer *t)
     log_info("run        %lld steps of %d sequences on %d rank%s (%s, %s)", (long long)t->total_steps, t->loader_config.batch,
              comm_size(s->mesh.world), comm_size(s->mesh.world) > 1 ? "s" : "", s->dev->name, cpu_isa());
     int busiest = loader_bounds(&t->loader_config).micros;
-    if (busiest < s->mesh.data_size)
+    if (busiest < s->mesh.data_size && comm_rank(s->mesh.world) == 0)
         log_warn("a step has at most %d micro-batch%s, so %d of %d ranks idle: raise train.batch or lower train.micro_tokens", busiest,
                  busiest == 1 ? "" : "es", s->mesh.data_size - busiest, s->mesh.data_size);
 }
@@ -231,10 +228,11 @@ static int train_opened(Trainer *t, Comm *world, const TrainArgs *a)
     TRY(comm_agree(world, loader_open(&t->loader, &t->loader_config, t->step)));
     catch_signals();
     Progress *bar = comm_rank(world) == 0 ? progress_open("train", t->total_steps) : NULL;
+    progress_start_at(bar, t->step);
     int status = train_loop(t, bar);
+    if (status == OK) status = finish(t, bar);
     progress_close(bar);
     TRY(status);
-    TRY(finish(t));
     return write_report(t, "completed");
 }
 

@@ -1,0 +1,62 @@
+# lib.sh ATTUNE MPIEXEC: what the tests of whole runs share. Source it; end with `finish`.
+set -uo pipefail
+attune=$1 mpiexec=$2
+golden=tests/golden/families
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # tiny models: threads would only wait for each other
+
+complain() {
+    failures=$((failures + 1))
+    printf 'FAILED: %s\n' "$*"
+}
+finish() {
+    [[ $failures == 0 ]] && echo "all passed"
+    exit $((failures > 0))
+}
+
+# rows COUNT FILE: rows of 2 to 60 made-up ids below 320, always the same
+rows() {
+    awk -v n="$1" 'BEGIN {
+        s = 12345
+        for (i = 0; i < n; i++) {
+            printf "{\"tokens\": ["
+            s = (s * 1103515245 + 12345) % 2147483648; len = 2 + s % 59
+            for (k = 0; k < len; k++) { s = (s * 1103515245 + 12345) % 2147483648; printf "%s%d", k ? ", " : "", 3 + int(s / 7) % 317 }
+            print "]}"
+        }
+    }' >"$2"
+}
+
+# run EXIT RANKS ARGUMENTS...: attune, alone for 0 ranks; what it says is in $work/log
+run() {
+    local want=$1 ranks=$2 got=0
+    shift 2
+    if [[ $ranks == 0 ]]; then
+        "$attune" "$@" >"$work/log" 2>&1 </dev/null || got=$?
+    else
+        "$mpiexec" -n "$ranks" "$attune" "$@" >"$work/log" 2>&1 </dev/null || got=$?
+    fi
+    [[ $got == "$want" ]] && return
+    complain "exit code $got, not $want: ($ranks ranks) $*"
+    tail -n 5 "$work/log"
+}
+# train EXIT RANKS OUTPUT OVERRIDES...: the recipe $work/recipe.yaml
+train() {
+    local want=$1 ranks=$2 output=$3
+    shift 3
+    run "$want" "$ranks" train "$work/recipe.yaml" "output=$output" "$@"
+}
+says() { grep -Ezq -- "$1" "$work/log" || { complain "not said: $1"; tail -n 5 "$work/log"; }; }
+
+# values KEY FILE: the numbers of one key of a JSONL file, a line each
+values() { sed -n "s/.*\"$1\": \([^,}]*\).*/\1/p" "$2"; }
+# numbers FILE...: every number of the files, a line each
+numbers() { grep -Eo -- '-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?' "$@"; }
+# near A B TOLERANCE WHAT: two lists of numbers, compared as |a-b| <= TOLERANCE * max(1, |b|)
+near() {
+    paste "$1" "$2" | awk -v t="$3" 'NF != 2 { bad = 1 } { d = $1 - $2; if (d < 0) d = -d; m = $2 < 0 ? -$2 : $2; if (m < 1) m = 1
+        if (!(d <= t * m)) bad = 1 } END { exit bad || !NR }' || complain "$4: numbers differ"
+}
+same() { cmp -s "$1" "$2" || complain "$3: $1 and $2 differ"; }
