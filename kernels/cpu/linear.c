@@ -6,6 +6,7 @@
 //   linear_dx    the same count; its panels are turned from the forward ones, a few per cent of the time.
 // Owns the order of elements in a pack (linear_pack, linear_unpack). Weight gradients are in linear_grad.c.
 #include "gemm.h"
+#include "isa_kernels.h"
 #include <string.h>
 
 // ---- packing --------------------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ void linear_pack(Device *d, Packed *w, int n0, int rows, const void *src, DType 
 {
     check_rows(w, n0, rows);
     int first = n0 / PANEL, end = panel_count(n0 + rows);
-#pragma omp parallel for num_threads(cpu_threads(d))
+#pragma omp parallel for num_threads(cpu_team(d, (int64_t)rows * w->K))
     for (int p = first; p < end; p++) {
         int from = MAX(n0, p * PANEL), to = MIN(n0 + rows, (p + 1) * PANEL);
         pack_panel(d, w, from, to - from, cpu_at(src, src_t, (from - n0) * ld), src_t, ld);
@@ -78,7 +79,7 @@ void linear_pack(Device *d, Packed *w, int n0, int rows, const void *src, DType 
 void linear_unpack(Device *d, const Packed *w, int n0, int rows, void *dst, DType dst_t, int64_t ld)
 {
     check_rows(w, n0, rows);
-#pragma omp parallel for num_threads(cpu_threads(d))
+#pragma omp parallel for num_threads(cpu_team(d, (int64_t)rows * w->K))
     for (int i = 0; i < rows; i += PANEL)
         cpu_unpack_rows(w, n0 + i, MIN(PANEL, rows - i), (void *)cpu_at(dst, dst_t, i * ld), dst_t, ld);
 }

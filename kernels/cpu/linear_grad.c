@@ -2,6 +2,7 @@
 // f32. The sum over tokens runs in token order for every element. The adapter's dA (R,K) and dB (N,R) are
 // linear_dw too.
 #include "gemm.h"
+#include "isa_kernels.h"
 #include <string.h>
 
 void linear_dw_ref(Device *d, DType t, float *dw, const void *dy, int64_t lddy, const void *x, int64_t ldx, int N,
@@ -109,7 +110,8 @@ void linear_dw(Device *d, DType t, float *dw, const void *dy, int64_t lddy, cons
                                         .accumulate = accumulate,
                                         .dw = dw});
     int n_panels = panel_count(N), k_panels = panel_count(K);
-#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(cpu_threads(d))
+    int team = cpu_team(d, (int64_t)n_panels * k_panels * T * PANEL);
+#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(team)
     for (int n = 0; n < n_panels; n += g.n_group)
         for (int k = 0; k < k_panels; k += g.k_group)
             grad_task(&g, n, k, cpu_thread_scratch(d, (size_t)(g.n_group + 1) * g.panel));
@@ -117,7 +119,7 @@ void linear_dw(Device *d, DType t, float *dw, const void *dy, int64_t lddy, cons
 
 void bias_grad(Device *d, DType t, float *db, const void *dy, int64_t lddy, int N, bool accumulate, int T)
 {
-#pragma omp parallel for num_threads(cpu_threads(d))
+#pragma omp parallel for num_threads(cpu_team(d, (int64_t)T *N))
     for (int n0 = 0; n0 < N; n0 += PANEL) {
         double sum[PANEL] = {0};
         int columns = MIN(PANEL, N - n0);
