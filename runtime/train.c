@@ -132,9 +132,10 @@ static int write_results(Trainer *t)
     Session *s = &t->s;
     int status = OK;
     if (comm_rank(s->mesh.world) == 0) {
-        const char *out = rundir_path(t->dir);
-        status = streq(s->recipe.method, "lora") ? export_adapter(s, tmpf("%s/adapter", out))
-                                                 : export_model(s, tmpf("%s/model", out), s->precision, false);
+        const bool lora = streq(s->recipe.method, "lora");
+        char *dir = xasprintf("%s/%s", rundir_path(t->dir), lora ? "adapter" : "model");
+        status = lora ? export_adapter(s, dir) : export_model(s, dir, s->precision, false);
+        free(dir);
     }
     return comm_agree(s->mesh.world, status);
 }

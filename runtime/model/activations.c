@@ -9,6 +9,18 @@ size_t act_bytes(const Activations *a, int64_t rows, int64_t cols)
     return (size_t)rows * (size_t)cols * dtype_size(a->m->t);
 }
 
+// Rank of the adapter on a linear layer; of the widest one in any layer when a set is shared by all (l < 0).
+static int adapter_rank(const Model *m, int l, ParamId id)
+{
+    int R = 0;
+    for (int i = MAX(l, 0); i < (l < 0 ? m->cfg.L : l + 1); i++) {
+        const Param *p = m->layer[i].p[id];
+        if (p && p->adapter) R = MAX(R, p->adapter->R);
+    }
+    return R;
+}
+
+// l < 0: a set that every layer uses in turn
 static void carve_layer(Activations *a, Arena *step, LayerActs *k, int l)
 {
     const ModelConfig *c = &a->m->cfg;
@@ -21,10 +33,7 @@ static void carve_layer(Activations *a, Arena *step, LayerActs *k, int l)
     k->x_mid = arena_alloc(step, act_bytes(a, T, c->C));
     k->rstd2 = arena_alloc(step, (size_t)T * sizeof(float));
     k->gu = arena_alloc(step, act_bytes(a, T, 2 * c->F));
-    for (int id = 0; id < P_COUNT; id++) {
-        const Param *p = a->m->layer[l].p[id];
-        if (p && p->adapter) k->s[id] = arena_alloc(step, act_bytes(a, T, p->adapter->R));
-    }
+    for (int id = 0; id < P_COUNT; id++) k->s[id] = arena_alloc(step, act_bytes(a, T, adapter_rank(a->m, l, (ParamId)id)));
 }
 
 static void carve_layers(Activations *a, Arena *step)
@@ -33,7 +42,7 @@ static void carve_layers(Activations *a, Arena *step)
     const bool keep_all = a->train && !a->recompute;
     for (int l = 0; l < c->L; l++) {
         if (keep_all || l == 0)
-            carve_layer(a, step, &a->layer[l], l);
+            carve_layer(a, step, &a->layer[l], keep_all ? l : -1);
         else
             a->layer[l] = a->layer[0]; // one set, used again by every layer
         if (a->train || l < 2)

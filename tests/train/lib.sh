@@ -51,7 +51,7 @@ train() {
 says() { grep -Ezq -- "$1" "$work/log" || { complain "not said: $1"; tail -n 5 "$work/log"; }; }
 
 # values KEY FILE: the numbers of one key of a JSONL file, a line each
-values() { sed -n "s/.*\"$1\": \([^,}]*\).*/\1/p" "$2"; }
+values() { sed -n "s|.*\"$1\": \([^,}]*\).*|\1|p" "$2"; }
 # numbers FILE...: every number of the files, a line each
 numbers() { grep -Eo -- '-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?' "$@"; }
 # near A B TOLERANCE WHAT: two lists of numbers, compared as |a-b| <= TOLERANCE * max(1, |b|)

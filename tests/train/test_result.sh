@@ -13,20 +13,20 @@ scores() { # OUT MODEL OPTIONS...
     local out=$1
     shift
     run 0 0 score "$@" --precision f32 --data "$work/rows.jsonl" --out "$work/scores.jsonl"
-    sed 's/.*"logprobs": \[\([^]]*\)\].*/\1/' "$work/scores.jsonl" >"$work/list" && numbers "$work/list" >"$work/$out"
+    sed 's/.*"logprobs": \[\([^]]*\)\].*/\1/' "$work/scores.jsonl" >"$work/list" && numbers "$work/list" >"$work/$out.scores"
 }
 scores base $golden/llama_untied
 train 0 0 "$work/lora"
 scores adapter $golden/llama_untied --adapter "$work/lora/adapter"
-cmp -s "$work/base" "$work/adapter" && complain "the adapter changes nothing"
+cmp -s "$work/base.scores" "$work/adapter.scores" && complain "the adapter changes nothing"
 run 0 0 convert $golden/llama_untied "$work/merged" --adapter "$work/lora/adapter"
 scores merged "$work/merged"
-near "$work/merged" "$work/adapter" 1e-5 "merged"
+near "$work/merged.scores" "$work/adapter.scores" 1e-5 "merged"
 run 2 0 convert $golden/llama_untied "$work/merged" --adapter "$work/lora/adapter"
 
 train 0 2 "$work/full" method=full train.lr=1e-3
 scores full "$work/full/model"
-cmp -s "$work/base" "$work/full" && complain "full training changes nothing"
+cmp -s "$work/base.scores" "$work/full.scores" && complain "full training changes nothing"
 for run in lora full; do # evaluation during training, of the result, and of the base
     run 0 2 eval "$work/recipe.yaml" "output=$work/$run" method=$run
     values loss "$work/$run/eval.json" >"$work/got"
@@ -34,7 +34,7 @@ for run in lora full; do # evaluation during training, of the result, and of the
     near "$work/got" "$work/want" 1e-6 "$run: eval agrees with training's"
 done
 run 0 0 eval "$work/recipe.yaml" "output=$work/lora" --base
-awk '{ s += $1; n++ } END { printf "%.9g\n", -s / n }' "$work/base" >"$work/want"
+awk '{ s += $1; n++ } END { printf "%.9g\n", -s / n }' "$work/base.scores" >"$work/want"
 values loss "$work/lora/eval-base.json" >"$work/got"
 near "$work/got" "$work/want" 1e-6 "evaluation of the base is the mean of its scores"
 
