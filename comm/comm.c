@@ -53,7 +53,9 @@ static int find_kind(const char *name, const CommOps **out)
         *out = kinds[i];
         return OK;
     }
-    return fail(E_MISSING, NULL, "this build knows: auto, self, mpi, fake", "no communicator of kind \"%s\"", name);
+    const char *known = "auto";
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) known = tmpf("%s, %s", known, kinds[i]->name);
+    return fail(E_MISSING, NULL, tmpf("this build has: %s", known), "no communicator of kind \"%s\"", name);
 }
 
 // ---- life -------------------------------------------------------------------------------------------------
@@ -236,7 +238,8 @@ int comm_broadcast_blob(Comm *c, void **data, size_t *bytes, int root)
 {
     int64_t size = c->rank == root ? (int64_t)*bytes : 0;
     TRY(comm_broadcast(c, &size, 1, DT_I64, root));
-    // MPI writes to the root's buffer too (the same bytes): a copy travels, so that the root's may be read-only.
+    // MPI writes to the root's buffer too (the same bytes): a copy travels, so that the root's may be
+    // read-only.
     char *copy = xmalloc((size_t)size + 1);
     if (c->rank == root && size) memcpy(copy, *data, (size_t)size);
     copy[size] = 0; // so that a string can be used as one

@@ -99,8 +99,7 @@ static bool sums_fit(const GradSet *g, int ranks)
 {
     int64_t limit = INT64_MAX / ranks, largest = 0;
     for (size_t j = 0; j < g->start[g->n]; j++) {
-        int64_t size =
-            g->fixed[j] < 0 ? ~g->fixed[j] : g->fixed[j]; // |x| or |x| - 1: no overflow at INT64_MIN
+        int64_t size = g->fixed[j] < 0 ? ~g->fixed[j] : g->fixed[j]; // |x| or |x| - 1: no overflow at INT64_MIN
         largest = MAX(largest, size);
     }
     return largest < limit;

@@ -14,8 +14,8 @@
 //   3 fsync after the close (HDF5 writes its superblock after its own last fsync), digests, each rank a share
 //   4 rank 0: MANIFEST, fsync, rename to step-N, fsync of the parent, old steps removed
 // Phase 1 is rank 0's alone because of failures: a rank whose write of metadata fails inside a parallel close
-// leaves the others waiting for ever. In phase 2 there is no metadata left to write but the superblock, in its
-// place. Should a rank hang all the same, the save has a deadline.
+// leaves the others waiting for ever. In phase 2 there is no metadata left to write but the superblock, in
+// its place. Should a rank hang all the same, the save has a deadline.
 //
 // Loading. Digests are compared before HDF5 sees the file: HDF5 is not made for damaged or hostile files.
 #define _GNU_SOURCE
@@ -73,8 +73,9 @@ static int h5_fail(const char *path, const char *what)
                 cause.text);
 }
 
-// Before main, and so before MPI: HDF5 that starts under MPI closes what is left open when MPI ends, and at exit;
-// that includes the files whose close has failed, and crashes. It would also print its error stack by itself.
+// Before main, and so before MPI: HDF5 that starts under MPI closes what is left open when MPI ends, and at
+// exit; that includes the files whose close has failed, and crashes. It would also print its error stack by
+// itself.
 __attribute__((constructor)) static void h5_start(void)
 {
     H5dont_atexit();
@@ -323,8 +324,8 @@ static int prepare(const Save *s)
     return OK;
 }
 
-// Access by this rank alone, through HDF5's plain driver. No file locks: the run's own lock protects the file,
-// and parallel file systems often have none.
+// Access by this rank alone, through HDF5's plain driver. No file locks: the run's own lock protects the
+// file, and parallel file systems often have none.
 static hid_t plain_access(void)
 {
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
@@ -403,8 +404,8 @@ static int write_attributes(const Save *s, hid_t file)
     return write_attribute(file, "complete", H5T_STD_I64LE, &complete);
 }
 
-// The datasets have their places now; the blocks behind them are taken from the disk, so that no write of a rank
-// finds it full.
+// The datasets have their places now; the blocks behind them are taken from the disk, so that no write of a
+// rank finds it full.
 static int reserve(const char *path)
 {
     struct stat st;

@@ -34,8 +34,8 @@ static size_t leaves_of(uint64_t bytes)
 static void cut_range(Manifest *m, uint64_t from, uint64_t to, int tensor)
 {
     for (; from < to; from += MANIFEST_LEAF_BYTES)
-        m->leaves[m->n_leaves++] = (ManifestLeaf){
-            .offset = from, .bytes = MIN(to - from, (uint64_t)MANIFEST_LEAF_BYTES), .tensor = tensor};
+        m->leaves[m->n_leaves++] =
+            (ManifestLeaf){.offset = from, .bytes = MIN(to - from, (uint64_t)MANIFEST_LEAF_BYTES), .tensor = tensor};
 }
 
 void manifest_cut(Manifest *m)
@@ -65,8 +65,7 @@ void manifest_print(const Manifest *m, Buf *out)
     }
     for (size_t i = 0; i < m->n_leaves; i++) {
         const ManifestLeaf *leaf = &m->leaves[i];
-        buf_printf(out, "leaf %" PRIu64 " %" PRIu64 " %016" PRIx64 "\n", leaf->offset, leaf->bytes,
-                   leaf->digest);
+        buf_printf(out, "leaf %" PRIu64 " %" PRIu64 " %016" PRIx64 "\n", leaf->offset, leaf->bytes, leaf->digest);
     }
     buf_printf(out, "end %016" PRIx64 "\n", hash64(out->data + start, out->len - start, 0));
 }
@@ -102,8 +101,7 @@ static int open_whole(const Manifest *m, const char *file, int *fd)
     if (*fd < 0) return fail_errno(file, "cannot open");
     if (fstat(*fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == m->file_bytes) return OK;
     close(*fd);
-    return fail(E_INPUT, file, NULL, "%lld bytes, its MANIFEST says %" PRIu64, (long long)st.st_size,
-                m->file_bytes);
+    return fail(E_INPUT, file, NULL, "%lld bytes, its MANIFEST says %" PRIu64, (long long)st.st_size, m->file_bytes);
 }
 
 typedef void (*LeafFn)(void *ctx, size_t i, uint64_t digest);
@@ -157,9 +155,8 @@ int manifest_blame(const Manifest *m, const char *file, size_t leaf)
 {
     const ManifestLeaf *l = &m->leaves[leaf];
     const char *whose = l->tensor < 0 ? "its structure" : tmpf("tensor %s", m->tensors[l->tensor].name);
-    return fail(E_INPUT, file, NULL,
-                "damaged: %s (bytes %" PRIu64 " to %" PRIu64 " differ from their digest)", whose, l->offset,
-                l->offset + l->bytes - 1);
+    return fail(E_INPUT, file, NULL, "damaged: %s (bytes %" PRIu64 " to %" PRIu64 " differ from their digest)", whose,
+                l->offset, l->offset + l->bytes - 1);
 }
 
 // ---- reading
@@ -193,8 +190,7 @@ static int take_number(Cursor *c, uint64_t *out)
     while (c->at < c->end && *c->at >= '0' && *c->at <= '9' && v <= (INT64_MAX - 9) / 10)
         v = v * 10 + (uint64_t)(*c->at++ - '0');
     bool more = c->at < c->end && *c->at >= '0' && *c->at <= '9';
-    if (c->at == start || more || (*start == '0' && c->at - start > 1))
-        return bad(c, "a number was expected here");
+    if (c->at == start || more || (*start == '0' && c->at - start > 1)) return bad(c, "a number was expected here");
     *out = v;
     return OK;
 }
@@ -226,8 +222,7 @@ static int take_dtype(Cursor *c, DType *out)
 {
     for (int t = 0; t < DT_COUNT; t++) {
         size_t n = strlen(dtype_name((DType)t));
-        if ((size_t)(c->end - c->at) <= n || memcmp(c->at, dtype_name((DType)t), n) != 0 || c->at[n] != ' ')
-            continue;
+        if ((size_t)(c->end - c->at) <= n || memcmp(c->at, dtype_name((DType)t), n) != 0 || c->at[n] != ' ') continue;
         c->at += n;
         *out = (DType)t;
         return OK;
@@ -265,8 +260,7 @@ static int take_tensor(Cursor *c, Manifest *m)
     TRY(take_space(c));
     TRY(take_number(c, &cols));
     TRY(take_space(c));
-    if (!mul_ok(rows, cols, &bytes) || !mul_ok(bytes, dtype_size(t->t), &bytes) || bytes != t->bytes ||
-        !bytes)
+    if (!mul_ok(rows, cols, &bytes) || !mul_ok(bytes, dtype_size(t->t), &bytes) || bytes != t->bytes || !bytes)
         return bad(c, "a tensor's shape does not make its size");
     uint64_t before = m->n_tensors ? t[-1].offset + t[-1].bytes : 0;
     if (t->offset < before || t->offset > m->file_bytes || t->bytes > m->file_bytes - t->offset)
@@ -288,8 +282,7 @@ static int take_leaf(Cursor *c, Manifest *m, size_t *tensor)
     TRY(take_space(c));
     TRY(take_digest(c, &leaf->digest));
     uint64_t at = m->n_leaves ? leaf[-1].offset + leaf[-1].bytes : 0;
-    if (leaf->offset != at || !leaf->bytes || leaf->bytes > MANIFEST_LEAF_BYTES ||
-        leaf->bytes > m->file_bytes - at)
+    if (leaf->offset != at || !leaf->bytes || leaf->bytes > MANIFEST_LEAF_BYTES || leaf->bytes > m->file_bytes - at)
         return bad(c, "a leaf does not go on where the last one ended");
     while (*tensor < m->n_tensors && m->tensors[*tensor].offset + m->tensors[*tensor].bytes <= at) ++*tensor;
     leaf->tensor = -1;

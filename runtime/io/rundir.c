@@ -67,8 +67,7 @@ static void write_holder(int fd)
     char text[320], host[256] = "";
     gethostname(host, sizeof host - 1);
     int n = snprintf(text, sizeof text, "pid %ld on %s\n", (long)getpid(), host);
-    if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)n, 0) != n)
-        log_debug("the lock file's text was not written");
+    if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)n, 0) != n) log_debug("the lock file's text was not written");
 }
 
 static int lock_within(int fd, int wait_ms)
@@ -109,8 +108,7 @@ static int refuse_foreign_run(const RunDir *r)
         bool found = path_exists(path);
         free(path);
         if (found)
-            return fail(E_INPUT, r->path,
-                        "`--resume` goes on with it, `--force` starts over; or give another `output`",
+            return fail(E_INPUT, r->path, "`--resume` goes on with it, `--force` starts over; or give another `output`",
                         "this directory holds a run already (%s)", traces[i]);
     }
     return OK;
@@ -171,9 +169,8 @@ int rundir_status(RunDir *r, const char *state, int code, int rank, int64_t step
     strftime(utc, sizeof utc, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
     if (!reason) reason = "";
     Buf b = {0};
-    buf_printf(&b,
-               "{\"state\": \"%s\", \"code\": %d, \"rank\": %d, \"step\": %" PRId64 ", \"reason\": ", state,
-               code, rank, step);
+    buf_printf(&b, "{\"state\": \"%s\", \"code\": %d, \"rank\": %d, \"step\": %" PRId64 ", \"reason\": ", state, code,
+               rank, step);
     buf_json_string(&b, reason, strlen(reason));
     buf_printf(&b, ", \"updated_utc\": \"%s\"}\n", utc);
     int status = rundir_write(r, "status.json", b.data, b.len);

@@ -1,7 +1,8 @@
-// ckpt_driver save DIR STEP            saves the made-up state, cut for this number of ranks
-// ckpt_driver load DIR [STEP]          finds the newest, loads it with this number of ranks, checks every value (and the step)
-// ckpt_driver loop DIR RANK MS         goes on from the newest, saving every step, until rank RANK dies of SIGKILL after MS ms
-// Exit code 0 only when all is as it should be. For the scripts beside it.
+// ckpt_driver save DIR STEP            saves the made-up state, cut for this number of ranks ckpt_driver load
+// DIR [STEP]          finds the newest, loads it with this number of ranks, checks every value (and the step)
+// ckpt_driver loop DIR RANK MS         goes on from the newest, saving every step, until rank RANK dies of
+// SIGKILL after MS ms ckpt_driver stall DIR                saves, but rank 1 never takes part Exit code 0
+// only when all is as it should be. For the scripts beside it.
 #include "case.h"
 #include <signal.h>
 #include <stdlib.h>
@@ -70,6 +71,12 @@ static int loop(Comm *c, const char *dir, int victim, int after_ms)
     for (;;) TRY(save(c, dir, ++step));
 }
 
+static int stall(Comm *c, const char *dir)
+{
+    if (comm_rank(c) == 1) sleep(60);
+    return save(c, dir, 99);
+}
+
 int main(int argc, char **argv)
 {
     Comm *c;
@@ -81,6 +88,7 @@ int main(int argc, char **argv)
     if (streq(argv[1], "save") && argc == 4) status = save(c, argv[2], atoll(argv[3]));
     if (streq(argv[1], "load")) status = load(c, argv[2], argc > 3 ? atoll(argv[3]) : -1, &found);
     if (streq(argv[1], "loop") && argc == 5) status = loop(c, argv[2], atoi(argv[3]), atoi(argv[4]));
+    if (streq(argv[1], "stall")) status = stall(c, argv[2]);
     int code = report(status);
     comm_close(c);
     return code;

@@ -6,26 +6,32 @@ mpiexec=$1 driver=$2 trials=$3 seed=$4
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
-newest() { ls "$dir/checkpoints" 2>/dev/null | sed -n 's/^step-0*//p' | sort -n | tail -n 1; }
-random() { seed=$(((seed * 1103515245 + 12345) % 2147483648)); echo $((seed / 65536 % $1)); } # C's old example
+newest() { ls "$dir/checkpoints" | sed -n 's/^step-0*//p' | sort -n | tail -n 1; }
+draw() { seed=$(((seed * 1103515245 + 12345) % 2147483648)); drawn=$((seed / 65536 % $1)); } # C's old example
+now_ms() { echo $(($(date +%s%N) / 1000000)); }
 
-before=0
+# How long a run with one save takes here: kills fall into the first few saves.
+start=$(now_ms)
+"$mpiexec" -n 2 "$driver" save "$dir" 1
+span=$(($(now_ms) - start))
+
+before=1
 for trial in $(seq "$trials"); do
-    ms=$(($(random 400) + 20))
-    victim=$(random 3)
+    draw 3; victim=$drawn
+    draw $((2 * span)); ms=$((drawn + 1))
     if [ "$victim" = 2 ]; then # the launcher; its ranks follow within a moment
-        timeout -s KILL 0.$((ms + 300)) "$mpiexec" -n 2 "$driver" loop "$dir" 9 0 >/dev/null 2>&1 || true
-        sleep 0.3
+        ms=$((ms + span))
+        timeout -s KILL "$((ms / 1000)).$(printf %03d $((ms % 1000)))" "$mpiexec" -n 2 "$driver" loop "$dir" 9 0 >/dev/null 2>&1 || true
+        sleep 0.5
     else
         "$mpiexec" -n 2 "$driver" loop "$dir" "$victim" $ms >/dev/null 2>&1 || true
     fi
     after=$(newest)
-    after=${after:-0}
     [ "$after" -ge "$before" ] || { echo "trial $trial: step $before was lost, $after is the newest" >&2; exit 1; }
-    if [ "$after" -gt 0 ]; then
-        "$driver" load "$dir" "$after" || { echo "trial $trial: step $after is not whole" >&2; exit 1; }
-    fi
+    "$driver" load "$dir" "$after" || { echo "trial $trial: step $after is not whole" >&2; exit 1; }
     before=$after
 done
-[ "$before" -gt 0 ] || { echo "no step was ever saved: nothing was tested" >&2; exit 1; }
+"$mpiexec" -n 2 "$driver" save "$dir" $((before + 1))
+"$driver" load "$dir" $((before + 1))
+[ -z "$(ls -d "$dir"/checkpoints/.[a-z]* 2>/dev/null)" ] || { echo "unfinished saves were not removed" >&2; exit 1; }
 echo "$trials kills, $before steps"

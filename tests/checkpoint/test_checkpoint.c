@@ -1,5 +1,5 @@
-// Checkpoints: what is saved comes back, damage is found and named, a failed save leaves nothing, old steps go. Every rank runs
-// every test in one shared directory; rank 0 does what is done to the files.
+// Checkpoints: what is saved comes back, damage is found and named, a failed save leaves nothing, old steps
+// go. Every rank runs every test in one shared directory; rank 0 does what is done to the files.
 #define _GNU_SOURCE
 #include "case.h"
 #include <dirent.h>
@@ -73,7 +73,7 @@ static const char *listing(void)
     return text;
 }
 
-// ---- what is saved comes back -------------------------------------------------------------------------------
+// ---- what is saved comes back -----------------------------------------------------------------------------
 static void test_nothing_yet(void **state)
 {
     (void)state;
@@ -151,7 +151,7 @@ static void test_what_does_not_fit(void **state)
     free(dir);
 }
 
-// ---- damage -------------------------------------------------------------------------------------------------
+// ---- damage -----------------------------------------------------------------------------------------------
 static void flip(const char *file, off_t byte, int bit)
 {
     int fd = open(file, O_RDWR);
@@ -301,7 +301,7 @@ static void test_a_renamed_step_is_not_believed(void **state)
     assert_int_equal(newest(), 1);
 }
 
-// ---- saves that fail ----------------------------------------------------------------------------------------
+// ---- saves that fail --------------------------------------------------------------------------------------
 // One rank cannot write beyond a limit: a full disk, as far as the program can tell.
 static void limit_writes(rlim_t bytes)
 {
@@ -364,7 +364,7 @@ static void test_leftovers(void **state)
     assert_string_equal(listing(), "step-000000006 step-00000004 step-00000007x step-5");
 }
 
-// ---- which steps stay ---------------------------------------------------------------------------------------
+// ---- which steps stay -------------------------------------------------------------------------------------
 static void test_the_newest_stay(void **state)
 {
     (void)state;
@@ -406,7 +406,7 @@ static void test_a_step_is_replaced(void **state)
     assert_int_equal(newest(), 1);
 }
 
-// ---- frame --------------------------------------------------------------------------------------------------
+// ---- frame ------------------------------------------------------------------------------------------------
 static int open_output(void **state)
 {
     (void)state;

@@ -1,4 +1,5 @@
-// The MANIFEST's text: what is printed is read back, and each rule of its grammar is kept. Digests of whole files are test_checkpoint's.
+// The MANIFEST's text: what is printed is read back, and each rule of its grammar is kept. Digests of whole
+// files are test_checkpoint's.
 #include "io/manifest.h"
 #include <setjmp.h>
 #include <stdlib.h>

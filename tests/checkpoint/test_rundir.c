@@ -1,4 +1,5 @@
-// The run directory: who may write to it, and what its files hold. Every rank runs every test; rank 0 looks at the files.
+// The run directory: who may write to it, and what its files hold. Every rank runs every test; rank 0 looks
+// at the files.
 #include "io/rundir.h"
 #include <fcntl.h>
 #include <jansson.h>
@@ -158,7 +159,7 @@ static void test_force_starts_over(void **state)
     rundir_close(r);
 }
 
-// ---- the lock -----------------------------------------------------------------------------------------------
+// ---- the lock ---------------------------------------------------------------------------------------------
 // Another process that holds the lock for so long, as a run would.
 static pid_t hold_lock(int seconds)
 {
@@ -222,7 +223,7 @@ static void test_the_lock_is_given_back(void **state)
     }
 }
 
-// ---- frame --------------------------------------------------------------------------------------------------
+// ---- frame ------------------------------------------------------------------------------------------------
 static int open_output(void **state)
 {
     (void)state;
