@@ -216,10 +216,8 @@ int run_data(const TrainArgs *a, int show)
 {
     Session s = {0}; // of which only the recipe and the tokenizer are opened: nothing here needs a model's weights
     TRY(recipe_load(&s.recipe, a->recipe, a->overrides, a->n_overrides));
-    const char *model = s.recipe.model;
-    int status = OK;
-    if (!*model) TRY_DONE(fail(E_INPUT, a->recipe, "model: DIRECTORY or FILE.gguf", "model is not set"));
-    TRY_DONE(session_tokenizer(&s, model));
+    int status;
+    TRY_DONE(session_tokenizer(&s, s.recipe.model));
     TRY_DONE(show_files(&s, show));
 done:
     tokenizer_free(s.tok);

@@ -14,7 +14,8 @@
 typedef struct Chat Chat;
 // template_path: "auto" (the model's own) or a file. *out is NULL (and the status OK) when "auto" finds none.
 int chat_open(Chat **out, const char *model_path, const char *template_path, const Tokenizer *tok);
-int chat_open_source(Chat **out, const char *source, const char *place, const Tokenizer *tok); // the template's text itself
+int chat_open_source(Chat **out, const char *source, const char *place,
+                     const Tokenizer *tok); // the template's text itself
 void chat_close(Chat *c);
 // Appends messages[0, n) as the template renders them. row: may be NULL; its "tools", "documents" and the members of its
 // "chat_template_kwargs" go to the template.
@@ -24,9 +25,9 @@ typedef struct Row {
     int32_t *ids;   // (n)
     uint8_t *train; // (n): 1 when the token's log-probability counts (token 0 never does)
     int n;
-    int prompt;     // tokens before the first trained one
-    int trained;    // number of trained ones
-    int64_t line;   // 1-based line in the file
+    int prompt;   // tokens before the first trained one
+    int trained;  // number of trained ones
+    int64_t line; // 1-based line in the file
 } Row;
 
 typedef struct RowStats {
@@ -47,10 +48,10 @@ typedef struct DataConfig {
     int max_tokens;
     const char *template_path; // recipe's data.template: "auto" (the model's own) or a file
     const char *model_path;
-    int vocab;            // ids must be below this
-    int threads; // 0: as many as OpenMP would use
-    bool allow_prompt_only; // generation: rows without a completion are fine
-    bool scoring; // plain text as it is, no eos appended; rows with nothing to train are kept
+    int vocab;                   // ids must be below this
+    int threads;                 // 0: as many as OpenMP would use
+    bool allow_prompt_only;      // generation: rows without a completion are fine
+    bool scoring;                // plain text as it is, no eos appended; rows with nothing to train are kept
     const char *template_source; // the chat template's text; instead of template_path when not NULL
 } DataConfig;
 
@@ -88,7 +89,7 @@ typedef struct PackPlan {
     uint64_t *key; // (cap) scratch: what is sorted
     int *home;     // (cap) scratch: micro-batch of a row
     int64_t *load; // (cap) scratch: tokens dealt to a rank
-} PackPlan; // zero-initialise; pack_free. Reused between steps without allocation once large enough.
+} PackPlan;        // zero-initialise; pack_free. Reused between steps without allocation once large enough.
 // best-fit decreasing into at most `capacity` tokens each (a longer row stands alone); pack=false: one row each
 void pack_rows(PackPlan *p, const int *lengths, int n, int capacity, bool pack);
 // Deals micro-batches to `ranks` (longest first to the least loaded); owner (n_micro). Ties by index: same on every rank.
@@ -108,10 +109,10 @@ typedef struct Batch {
 } Batch;
 
 typedef struct StepBatches {
-    Batch *batch; // this data-parallel rank's micro-batches, in micro-batch order
+    Batch *batch;     // this data-parallel rank's micro-batches, in micro-batch order
     int *micro_index; // (n) index of the micro-batch within the step, the same whatever the number of ranks
     int n;
-    int n_micro;          // of the whole step over all ranks
+    int n_micro;                          // of the whole step over all ranks
     int64_t step, tokens, trained_tokens; // of the whole step over all ranks
 } StepBatches;
 
@@ -126,7 +127,7 @@ typedef struct LoaderConfig {
 typedef struct Loader Loader;
 int loader_open(Loader **out, const LoaderConfig *c, int64_t first_step); // starts the prefetch thread
 void loader_close(Loader *l);
-int loader_next(Loader *l, const StepBatches **out); // valid until the next call; steps come in order
+int loader_next(Loader *l, const StepBatches **out);         // valid until the next call; steps come in order
 int64_t loader_steps_per_epoch(const Dataset *d, int batch); // rows/batch rounded up
 // Dataset row of position i of step `step`: unshuffled (step*batch+i) mod rows; shuffled by a permutation keyed by (seed, epoch)
 int64_t loader_row(const LoaderConfig *c, int64_t step, int i);

@@ -24,8 +24,7 @@ typedef struct Jsonl {
     int n, cap;
 } Jsonl;
 int jsonl_open(Jsonl *j, const char *path);
-int jsonl_next(
-    Jsonl *j); // the next block; n == 0 at the end of the file. Lines are valid until the next call.
+int jsonl_next(Jsonl *j); // the next block; n == 0 at the end of the file. Lines are valid until the next call.
 void jsonl_close(Jsonl *j);
 // Checks and parses one line into an object. place: "FILE:LINE".
 int jsonl_parse(json_t **out, const char *text, size_t bytes, const char *place);
@@ -44,8 +43,9 @@ typedef struct Example {
 void example_free(Example *x);
 
 typedef struct FormatContext {
-    bool has_chat;    // the model has a chat template
-    bool prompt_only; // a row without completion is fine
+    bool has_chat;                 // the model has a chat template
+    const ErrorRecord *chat_error; // and cannot use it; NULL when it can
+    bool prompt_only;              // a row without completion is fine
     const char *place;
 } FormatContext;
 
@@ -92,8 +92,8 @@ int example_encode(const Encoder *e, const Example *x, Encoded *out, const char 
 int example_prompt(const Encoder *e, const Example *x, Ids *ids, Buf *reference, const char *place);
 void encoded_free(Encoded *x);
 // Renders messages[0, n) of x; a template that raises is an error of the line. Replaces what out holds.
-int example_render(const Encoder *e, const Example *x, const json_t *messages, size_t n, bool generation_prompt, Buf *out,
-                   const char *place);
+int example_render(const Encoder *e, const Example *x, const json_t *messages, size_t n, bool generation_prompt,
+                   Buf *out, const char *place);
 
 // ---- mask.c ---------------------------------------------------------------------------------------------------------
 // Marks the trained tokens of a rendered and tokenized conversation.

@@ -224,6 +224,10 @@ static int begin_chat(Example *x, const FormatContext *c)
 {
     x->kind = EXAMPLE_CHAT;
     x->messages = json_array();
+    if (c->chat_error) {
+        error_adopt(c->chat_error);
+        return c->chat_error->code;
+    }
     if (c->has_chat) return OK;
     return fail(E_INPUT, c->place, "set data.template to a Jinja file, or use {\"prompt\", \"completion\"} lines",
                 "a conversation, but the model has no chat template");

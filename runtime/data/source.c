@@ -34,8 +34,9 @@ struct Dataset {
     int fd;
     const Format *format;
     Encoder encoder;
-    Chat *chat; // owned
-    Row *rows;  // (n)
+    Chat *chat;             // owned
+    ErrorRecord chat_error; // why there is none although the model has a template: matters only to rows that need it
+    Row *rows;              // (n)
     Source *source;
     int64_t n, cap;
     int32_t *ids; // all rows' ids, one after the other
@@ -63,7 +64,11 @@ static void line_place(Place out, const Dataset *d, int64_t line)
 
 static FormatContext format_context(const Dataset *d, const char *place)
 {
-    return (FormatContext){.has_chat = d->chat, .prompt_only = d->encoder.prompt_only, .place = place};
+    bool broken = d->chat_error.code < 0;
+    return (FormatContext){.has_chat = d->chat || broken,
+                           .chat_error = broken ? &d->chat_error : NULL,
+                           .prompt_only = d->encoder.prompt_only,
+                           .place = place};
 }
 
 static int encode_line(const Dataset *d, const Line *line, Encoded *scratch, Result *out)
@@ -261,11 +266,13 @@ static void report_long(const Dataset *d)
 static int open_chat(Dataset *d, const DataConfig *c, const Tokenizer *tok)
 {
     if (!tok) return OK;
-    if (c->template_source)
-        TRY(chat_open_source(&d->chat, c->template_source, "template", tok));
-    else
-        TRY(chat_open(&d->chat, c->model_path, c->template_path, tok));
+    bool asked_for = c->template_path && *c->template_path && !streq(c->template_path, "auto");
+    int status = c->template_source ? chat_open_source(&d->chat, c->template_source, "template", tok)
+                                    : chat_open(&d->chat, c->model_path, c->template_path, tok);
     d->encoder.chat = d->chat;
+    if (status == OK || asked_for) return status;
+    d->chat_error = *error_last();
+    error_clear();
     return OK;
 }
 

@@ -3,6 +3,11 @@
 
 static Tokenizer *tokenizer;
 
+const char *test_no_model(void)
+{
+    return GOLDEN_DIR "/templates";
+}
+
 const char *test_golden(const char *name)
 {
     return tmpf("%s/%s", GOLDEN_DIR, name);
@@ -58,7 +63,7 @@ Dataset *test_dataset(const char *lines, const DataConfig *c)
     DataConfig config = *c;
     Dataset *d = NULL;
     config.path = test_file(lines);
-    if (!config.model_path) config.model_path = "/nonexistent";
+    if (!config.model_path) config.model_path = test_no_model();
     if (dataset_open(&d, &config, test_tokenizer()) < 0) fail_msg("%s: %s", error_last()->place, error_last()->what);
     return d;
 }

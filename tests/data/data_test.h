@@ -8,6 +8,7 @@
 #include <cmocka.h> // last: its fail() hides ours
 
 const Tokenizer *test_tokenizer(void);     // bos <s>, eos </s>; lives until the program ends
+const char *test_no_model(void);           // a directory without tokenizer and template
 const char *test_golden(const char *name); // path of a file of tests/golden/data
 char *test_template(const char *name);     // its text; caller frees
 const char *test_file(const char *text);   // a file with this text; its path, good until the next call

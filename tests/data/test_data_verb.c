@@ -141,7 +141,7 @@ static void refusals(void **state)
         {CHAT("one?", "1"), "data.template=TEMPLATES/no-end-of-turn.jinja", "data.jsonl:1", "never learn to stop"},
         {CHAT("one?", "1"), "data.template=TEMPLATES/nowhere.jinja", "nowhere.jinja", "cannot open"},
         {CHAT("one?", "1"), "data.train=", "recipe.yaml", "no data.train"},
-        {CHAT("one?", "1"), "model=", "recipe.yaml", "model"},
+        {CHAT("one?", "1"), "model=", "", "model"},
         {CHAT("one?", "1"), "model=/nonexistent", "/nonexistent", ""},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
