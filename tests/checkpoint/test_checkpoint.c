@@ -317,7 +317,7 @@ static void test_a_failed_write_leaves_nothing(void **state)
     static const rlim_t limits[] = {0, 100, 3000, 20000, 2000000};
     signal(SIGXFSZ, SIG_IGN);
     assert_int_equal(save(1, 0), OK);
-    for (int culprit = 0; culprit < size; culprit++)
+    for (int culprit = 0; culprit < size; culprit += MAX(size - 1, 1)) // the first and the last
         for (size_t i = 0; i < COUNT_OF(limits); i++) {
             if (rank == culprit) limit_writes(limits[i]);
             int status = save(2, 0);
