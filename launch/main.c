@@ -5,6 +5,7 @@
 #include <omp.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
 #include <string.h>
 
 // The share of this node's cores and as many threads. OMP_NUM_THREADS is the user's word on the latter.
@@ -53,8 +54,19 @@ static int flush_output(void)
     return errno == EPIPE ? OK : fail_errno("standard output", "cannot write"); // `attune ... | head` is no failure
 }
 
+// GNU OpenMP's threads spin for milliseconds at a barrier. On a machine that has other work to do, that is five times slower than
+// going to sleep at once (measured), and no faster on an idle one. The library reads its environment before main runs, so the
+// program starts itself anew with the setting; who sets either variable is left alone.
+static void spin_briefly(char **argv)
+{
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
+    setenv("GOMP_SPINCOUNT", "1000", 1);
+    execv("/proc/self/exe", argv); // on failure it runs on as it is
+}
+
 int main(int argc, char **argv)
 {
+    spin_briefly(argv);
     Cli cli = {0};
     Comm *world = NULL;
     signal(SIGPIPE, SIG_IGN);
