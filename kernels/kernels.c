@@ -56,8 +56,8 @@ int device_open(Device **out, const DeviceConfig *c)
     if (streq(c->name, "auto")) return open_first(out, c);
     for (size_t i = 0; i < COUNT_OF(devices); i++)
         if (streq(c->name, devices[i].name)) return devices[i].open(out, c);
-    return fail(E_MISSING, "device", tmpf("this build has: %s", device_names()),
-                "no device named `%s` in this build", c->name);
+    return fail(E_MISSING, "device", tmpf("this build has: %s", device_names()), "no device named `%s` in this build",
+                c->name);
 }
 
 void device_close(Device *d)

@@ -10,13 +10,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
 // Bytes a to z, one merge, and the special tokens of the template: enough to reach every branch of the masks.
 static const char tokenizer_json[] =
-    "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"c\": 2, \"u\": 3, \"s\": 4, \"ab\": 5, \"\\u010a\": 6},"
+    "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"c\": 2, \"u\": 3, \"s\": 4, \"ab\": 5, "
+    "\"\\u010a\": 6},"
     " \"merges\": [[\"a\", \"b\"]]}, \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false},"
     " \"decoder\": {\"type\": \"ByteLevel\"},"
-    " \"added_tokens\": [{\"id\": 7, \"content\": \"<|s|>\", \"special\": true}, {\"id\": 8, \"content\": \"<|e|>\", \"special\": true}]}";
-static const char template[] =
-    "{% for m in messages %}<|s|>{{ m.role }}\n{{ m.content | trim }}{% for c in m.tool_calls or [] %}{{ c | tojson }}{% endfor %}"
-    "<|e|>\n{% endfor %}{% if add_generation_prompt %}<|s|>assistant\n{% endif %}";
+    " \"added_tokens\": [{\"id\": 7, \"content\": \"<|s|>\", \"special\": true}, {\"id\": 8, \"content\": \"<|e|>\", "
+    "\"special\": true}]}";
+static const char template[] = "{% for m in messages %}<|s|>{{ m.role }}\n{{ m.content | trim }}{% for c in "
+                               "m.tool_calls or [] %}{{ c | tojson }}{% endfor %}"
+                               "<|e|>\n{% endfor %}{% if add_generation_prompt %}<|s|>assistant\n{% endif %}";
 
 static void check(const Dataset *d)
 {
@@ -47,8 +49,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     ASSERT(fd >= 0 && write(fd, data, bytes) == (ssize_t)bytes);
     uint64_t digest[2] = {0};
     for (int i = 0; i < 2; i++) {
-        DataConfig c = {.path = tmpf("/proc/self/fd/%d", fd), .overlong = "cut", .max_tokens = 64, .vocab = 9,
-                        .template_source = template, .threads = 1 + i};
+        DataConfig c = {.path = tmpf("/proc/self/fd/%d", fd),
+                        .overlong = "cut",
+                        .max_tokens = 64,
+                        .vocab = 9,
+                        .template_source = template,
+                        .threads = 1 + i};
         Dataset *d = NULL;
         error_clear();
         if (dataset_open(&d, &c, tok) == OK) {
