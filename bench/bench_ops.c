@@ -1,5 +1,6 @@
 // Speed of every CPU op at the shapes of SmolLM2-135M, as CSV: op,shape,dtype,isa,threads,ms,gflops_or_gbs.
 // ms is the fastest of several runs. Products are given in GFLOP/s, the rest in GB/s of what is read and written once.
+// linear_fwd_1 is one token (decoding), in GB/s of weights; lora_grad is the gradients of A and B.
 //   bench_ops [--op PART] [--dtype f32|bf16] [--threads N] [--tokens T] [--ms BUDGET] [--clock wall|cpu]
 // ATTUNE_ISA lowers the instruction set. The clock `cpu` is processor time per thread: on a busy machine, with 1 thread, it
 // shows what an idle one would.
@@ -7,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { C = 576, NH = 9, KV = 3, D = 64, F = 1536, V = 49152, R = 16 };
 
@@ -70,9 +72,9 @@ static double clock_ms(const Bench *b)
     do {                                                                                                               \
         double best_ms = 1e30, until = now_ms() + (b)->budget_ms;                                                      \
         for (int run = 0; run < 3 || now_ms() < until; run++) {                                                        \
-            double start = clock_ms(b);                                                                                   \
+            double started = clock_ms(b);                                                                              \
             call;                                                                                                      \
-            best_ms = MIN(best_ms, clock_ms(b) - start);                                                                  \
+            best_ms = MIN(best_ms, clock_ms(b) - started);                                                             \
         }                                                                                                              \
         report(b, op, shape, best_ms, work);                                                                           \
     } while (0)
@@ -97,8 +99,8 @@ static void bench_linear(const Bench *b, const char *name, int N, int K)
     if (wanted(b, "linear_fwd+lora"))
         MEASURE(b, "linear_fwd+lora", shape, flops + 2.0 * T * N * R,
                 op->linear_fwd(b->d, b->t, y, N, x, K, &w, &fwd, NULL, NULL, T));
-    if (wanted(b, "linear_fwd T=1"))
-        MEASURE(b, "linear_fwd T=1 (GB/s)", shape, (double)dtype_size(b->t) * N * K,
+    if (wanted(b, "linear_fwd_1"))
+        MEASURE(b, "linear_fwd_1", tmpf("%s T=1 N=%d K=%d", name, N, K), (double)dtype_size(b->t) * N * K,
                 op->linear_fwd(b->d, b->t, y, N, x, K, &w, NULL, NULL, NULL, 1));
     if (wanted(b, "linear_dx"))
         MEASURE(b, "linear_dx", shape, flops, op->linear_dx(b->d, b->t, dx, K, y, N, &w, NULL, false, T));
@@ -111,7 +113,7 @@ static void bench_linear(const Bench *b, const char *name, int N, int K)
     if (wanted(b, "lora_ds"))
         MEASURE(b, "lora_ds", shape, 2.0 * T * R * N, op->lora_ds(b->d, b->t, s, R, y, N, &B, 2, T));
     if (wanted(b, "lora_grad"))
-        MEASURE(b, "lora_grad (dA+dB)", shape, low_rank, {
+        MEASURE(b, "lora_grad", shape, low_rank, {
             op->linear_dw(b->d, b->t, dw, s, R, x, K, R, K, true, T);
             op->linear_dw(b->d, b->t, dw, y, N, s, R, N, R, true, T);
         });
@@ -255,50 +257,84 @@ static void bench_optim(const Bench *b)
     for (size_t i = 0; i < COUNT_OF(owned); i++) free(owned[i]);
 }
 
-// ---- program --------------------------------------------------------------------------------------------
-static void bench_all(const Bench *b)
+// ---- program --------------------------------------------------------------------------------------------------
+static void bench_linears(const Bench *b)
 {
-    static const struct {
-        const char *name;
-        int N, K;
-    } linears[] = {{"qkv", (NH + 2 * KV) * D, C}, {"o", C, NH * D}, {"gate+up", 2 * F, C}, {"down", C, F}};
+    bench_linear(b, "qkv", (NH + 2 * KV) * D, C);
+    bench_linear(b, "o", C, NH * D);
+    bench_linear(b, "gate+up", 2 * F, C);
+    bench_linear(b, "down", C, F);
+}
+
+static void bench_heads(const Bench *b)
+{
     static const int trained[] = {12, 42, 84, 252, 504};
+    for (size_t i = 0; i < COUNT_OF(trained); i++) bench_head(b, trained[i]);
+}
+
+static void bench_attentions(const Bench *b)
+{
     static const struct {
         int count, len, queries;
     } rows[] = {{2, 512, 512}, {1, 512, 512}, {6, 157, 157}, {1, 2048, 2048}, {1, 512, 1}, {1, 2048, 1}};
-    bool all = !b->only;
-    if (all || strstr(b->only, "attn"))
-        for (size_t i = 0; i < COUNT_OF(rows); i++) bench_attention(b, rows[i].count, rows[i].len, rows[i].queries);
-    bench_norm_and_rope(b);
-    bench_swiglu(b);
-    bench_optim(b);
-    if (all || strstr(b->only, "embed")) bench_embed(b);
-    for (size_t i = 0; i < COUNT_OF(linears); i++) bench_linear(b, linears[i].name, linears[i].N, linears[i].K);
-    if (b->only && !strstr(b->only, "head")) return;
-    for (size_t i = 0; i < COUNT_OF(trained); i++) bench_head(b, trained[i]);
+    for (size_t i = 0; i < COUNT_OF(rows); i++) bench_attention(b, rows[i].count, rows[i].len, rows[i].queries);
+}
+
+static const struct {
+    const char *ops; // a group whose operands are made for nothing is skipped
+    void (*run)(const Bench *b);
+} groups[] = {
+    {"linear_pack linear_fwd linear_fwd+lora linear_fwd_1 linear_dx linear_dx+lora linear_dw lora_s lora_ds lora_grad "
+     "bias_grad",
+     bench_linears},
+    {"head_fwd head_bwd head_fwd_bwd", bench_heads},
+    {"attn_fwd attn_bwd", bench_attentions},
+    {"rmsnorm_fwd rmsnorm_bwd rmsnorm_bwd+dw rope dropout", bench_norm_and_rope},
+    {"swiglu_fwd swiglu_bwd", bench_swiglu},
+    {"embed_fwd embed_bwd", bench_embed},
+    {"adamw sum_squares fix_add fix_read", bench_optim},
+};
+
+static void bench_groups(const Bench *b)
+{
+    for (size_t i = 0; i < COUNT_OF(groups); i++)
+        if (!b->only || strstr(groups[i].ops, b->only)) groups[i].run(b);
+}
+
+static int read_options(Bench *b, const char **dtype, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i += 2) {
+        const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
+        if (value && streq(name, "--op"))
+            b->only = value;
+        else if (value && streq(name, "--dtype"))
+            *dtype = value;
+        else if (value && streq(name, "--threads"))
+            b->threads = atoi(value);
+        else if (value && streq(name, "--tokens"))
+            b->T = atoi(value);
+        else if (value && streq(name, "--ms"))
+            b->budget_ms = atof(value);
+        else if (value && streq(name, "--clock"))
+            b->cpu_clock = streq(value, "cpu");
+        else
+            return fail(E_INPUT, name, "the first lines of bench_ops.c list the options", "unknown option or no value");
+    }
+    return OK;
 }
 
 int main(int argc, char **argv)
 {
-    Bench b = {.T = 512, .budget_ms = 150};
+    Bench b = {.T = 512, .budget_ms = 150, .threads = (int)sysconf(_SC_NPROCESSORS_ONLN)};
     const char *dtype = NULL;
-    for (int i = 1; i + 1 < argc; i += 2) {
-        if (streq(argv[i], "--op"))
-            b.only = argv[i + 1];
-        else if (streq(argv[i], "--dtype"))
-            dtype = argv[i + 1];
-        else if (streq(argv[i], "--threads"))
-            b.threads = atoi(argv[i + 1]);
-        else if (streq(argv[i], "--tokens"))
-            b.T = atoi(argv[i + 1]);
-        else if (streq(argv[i], "--clock")) b.cpu_clock = streq(argv[i + 1], "cpu");
-        else if (streq(argv[i], "--ms"))
-            b.budget_ms = atof(argv[i + 1]);
+    if (read_options(&b, &dtype, argc, argv) < 0 ||
+        device_open(&b.d, &(DeviceConfig){.name = "cpu", .threads = b.threads}) < 0) {
+        fprintf(stderr, "bench_ops: %s: %s\n", error_last()->place, error_last()->what);
+        return error_exit_code(error_last()->code);
     }
-    if (device_open(&b.d, &(DeviceConfig){.name = "cpu", .threads = b.threads}) != OK) return 1;
     puts("op,shape,dtype,isa,threads,ms,gflops_or_gbs");
     for (b.t = DT_F32; b.t <= DT_BF16; b.t++)
-        if (!dtype || streq(dtype, dtype_name(b.t))) bench_all(&b);
+        if (!dtype || streq(dtype, dtype_name(b.t))) bench_groups(&b);
     device_close(b.d);
     return 0;
 }

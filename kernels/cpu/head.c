@@ -114,14 +114,14 @@ void head_logits_ref(Device *d, DType t, float *logits, const void *h, const Pac
 
 // ---- tuned ----------------------------------------------------------------------------------------------
 enum {
-    SLAB = 512,                      // rows of W whose logits a task holds
-    SLAB_PANELS = SLAB / PANEL,      //
-    SLAB_LD = SLAB + PANEL,          // of their rows, which must not all fall on the same lines of L1
-    MOST_SLICES = 16,                //
-    MOST_ROWS = 504,                 // rows of h that share a pass over W; a multiple of the tile's 14
-    Z_ROWS = 126,                    // of logits at a time, to stay in L2
-    LEAST_ROWS = 28,                 // rows of a task, when there are threads for more
-    PARTIAL_BYTES = 64 * 1024 * 1024 // of all slices' partial sums
+    SLAB = 512,                 // rows of W whose logits a task holds
+    SLAB_PANELS = SLAB / PANEL, // the same in panels
+    SLAB_LD = SLAB + PANEL,     // between rows of logits, which must not all fall on the same lines of L1
+    MOST_SLICES = 16,
+    MOST_ROWS = 504,                  // rows of h that share a pass over W
+    Z_ROWS = 126,                     // rows of logits at a time, to stay in L2
+    LEAST_ROWS = 28,                  // rows of a task, when there are threads for more tasks
+    PARTIAL_BYTES = 64 * 1024 * 1024, // of all slices' partial sums, at most
 };
 
 typedef struct Head {

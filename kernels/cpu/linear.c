@@ -42,12 +42,18 @@ void linear_pack_ref(Device *d, Packed *w, int n0, int rows, const void *src, DT
     for (int n = w->N; n < ROUND_UP(w->N, PANEL); n++) zero_row(w, n);
 }
 
+static void unpack_row(const Packed *w, int n, void *dst, DType dst_t, int64_t at)
+{
+    const uint32_t *word = packed_panel(w, n / PANEL) + n % PANEL;
+    int step = w->t == DT_BF16 ? 2 : 1; // elements of a word
+    for (int k = 0; k < w->K; k += step, word += PANEL)
+        for (int i = 0; i < step && k + i < w->K; i++) cpu_store(dst, dst_t, at + k + i, cpu_load(word, w->t, i));
+}
+
 void cpu_unpack_rows(const Packed *w, int n0, int rows, void *dst, DType dst_t, int64_t ld)
 {
     check_rows(w, n0, rows);
-    for (int i = 0; i < rows; i++)
-        for (int k = 0; k < w->K; k++)
-            cpu_store(dst, dst_t, i * ld + k, cpu_load(w->data, w->t, packed_index(w, n0 + i, k)));
+    for (int i = 0; i < rows; i++) unpack_row(w, n0 + i, dst, dst_t, i * ld);
 }
 
 void linear_unpack_ref(Device *d, const Packed *w, int n0, int rows, void *dst, DType dst_t, int64_t ld)

@@ -45,6 +45,11 @@ typedef struct Grad {
     size_t panel;         // bytes of a panel, at most
 } Grad;
 
+static int group_count(int panels, int group)
+{
+    return (panels + group - 1) / group;
+}
+
 static Grad plan_grad(const Device *d, const Grad *g)
 {
     Grad p = *g;
@@ -54,8 +59,8 @@ static Grad plan_grad(const Device *d, const Grad *g)
     int n_panels = panel_count(g->N), k_panels = panel_count(g->K), tasks = TASKS_PER_THREAD * cpu_threads(d);
     p.n_group = MAX(1, MIN(n_panels, (int)(DY_BYTES / p.panel)));
     p.k_group = MIN(k_panels, MOST_X_PANELS);
-    while (p.k_group > 1 && (n_panels / p.n_group + 1) * (k_panels / p.k_group + 1) < tasks) p.k_group--;
-    while (p.n_group > 1 && (n_panels / p.n_group + 1) * (k_panels / p.k_group + 1) < tasks) p.n_group--;
+    while (p.k_group > 1 && group_count(n_panels, p.n_group) * group_count(k_panels, p.k_group) < tasks) p.k_group--;
+    while (p.n_group > 1 && group_count(n_panels, p.n_group) * group_count(k_panels, p.k_group) < tasks) p.n_group--;
     return p;
 }
 
