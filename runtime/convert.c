@@ -24,7 +24,8 @@ static int convert_model(const char *src, const char *dst, const char *adapter, 
     int status = comm_open(&self, &(CommConfig){.kind = "self"});
     if (status == OK && !*dtype) status = default_dtype(src, &t);
     if (status == OK)
-        status = session_open_model(&s, self, &(ModelArgs){.model = src, .adapter = adapter, .precision = "f32", .device = "cpu"});
+        status = session_open_model(
+            &s, self, &(ModelArgs){.model = src, .adapter = adapter, .precision = "f32", .device = "cpu"});
     if (status == OK) status = session_model(&s, 1, false, 0);
     if (status == OK) status = export_model(&s, dst, t, adapter != NULL);
     session_close(&s);
@@ -34,7 +35,8 @@ static int convert_model(const char *src, const char *dst, const char *adapter, 
 
 int run_convert(const char *src, const char *dst, const char *adapter, const char *dtype)
 {
-    if (*dtype && !streq(dtype, "f32") && !streq(dtype, "bf16")) return fail(E_INPUT, "--dtype", "f32 or bf16", "\"%s\"", dtype);
+    if (*dtype && !streq(dtype, "f32") && !streq(dtype, "bf16"))
+        return fail(E_INPUT, "--dtype", "f32 or bf16", "\"%s\"", dtype);
     if (path_exists(tmpf("%s/config.json", dst)) || path_exists(tmpf("%s/adapter_config.json", dst)))
         return fail(E_INPUT, dst, "name a directory that does not exist yet", "already holds a model or an adapter");
     return convert_model(src, dst, adapter, dtype);

@@ -87,8 +87,9 @@ static int add_sample(const Session *s, const Generation *g, const char *output,
     Buf prompt = {0};
     int status = tokenizer_decode(s->tok, g->prompt, g->n_prompt, true, &prompt);
     if (status == OK)
-        json_array_append_new(samples, json_pack("{s:I, s:s, s:s, s:s}", "row", (json_int_t)g->sequence, "prompt",
-                                                 prompt.data ? prompt.data : "", "reference", g->reference, "output", output));
+        json_array_append_new(samples,
+                              json_pack("{s:I, s:s, s:s, s:s}", "row", (json_int_t)g->sequence, "prompt",
+                                        prompt.data ? prompt.data : "", "reference", g->reference, "output", output));
     buf_free(&prompt);
     return status;
 }
@@ -103,13 +104,15 @@ static int score_texts(Session *s, Generation *g, int n, bool stem, int64_t sums
         Rouge r = rouge_score(g[i].reference, output, stem);
         const double f[4] = {r.r1.f1, r.r2.f1, r.rl.f1, r.rlsum.f1};
         for (int k = 0; k < 4; k++) sums[k] += llrint(ldexp(f[k], ROUGE_FIX_BITS));
-        if (status == OK && samples && (int)json_array_size(samples) < max_samples) status = add_sample(s, &g[i], output, samples);
+        if (status == OK && samples && (int)json_array_size(samples) < max_samples)
+            status = add_sample(s, &g[i], output, samples);
         buf_free(&text);
     }
     return status;
 }
 
-int evaluate_rouge(Session *s, const Dataset *d, int64_t rows, int max_new, bool stem, RougeMeans *out, json_t *samples, int max_samples)
+int evaluate_rouge(Session *s, const Dataset *d, int64_t rows, int max_new, bool stem, RougeMeans *out, json_t *samples,
+                   int max_samples)
 {
     const Mesh *mesh = &s->mesh;
     int64_t total = rows > 0 ? MIN(rows, dataset_rows(d)) : dataset_rows(d), sums[4] = {0};
@@ -133,7 +136,8 @@ done:
     TRY(comm_agree(mesh->world, status));
     TRY(comm_all_reduce(mesh->data, sums, 4, DT_I64, REDUCE_SUM));
     const double scale = ldexp(1, -ROUGE_FIX_BITS) / (double)MAX(total, 1);
-    *out = (RougeMeans){(double)sums[0] * scale, (double)sums[1] * scale, (double)sums[2] * scale, (double)sums[3] * scale};
+    *out = (RougeMeans){(double)sums[0] * scale, (double)sums[1] * scale, (double)sums[2] * scale,
+                        (double)sums[3] * scale};
     return OK;
 }
 
@@ -193,17 +197,19 @@ static void print_table(const Recipe *r, const Dataset *d, const json_t *metrics
     const char *name;
     json_t *value;
     printf("%-12s %s%s%s\n", "model", r->model, *r->adapter ? " + " : "", r->adapter);
-    printf("%-12s %s (%lld rows)\n", "data", r->data.test, (long long)(r->eval.rows ? MIN(r->eval.rows, dataset_rows(d)) : dataset_rows(d)));
+    printf("%-12s %s (%lld rows)\n", "data", r->data.test,
+           (long long)(r->eval.rows ? MIN(r->eval.rows, dataset_rows(d)) : dataset_rows(d)));
     json_object_foreach((json_t *)metrics, name, value) printf("%-12s %.4f\n", name, json_real_value(value));
 }
 
 static int write_eval(const Recipe *r, json_t *metrics, json_t *samples, bool base)
 {
-    json_t *root = json_pack("{s:s, s:s, s:s, s:O, s:O}", "model", r->model, "adapter", r->adapter, "data", r->data.test, "metrics",
-                             metrics, "samples", samples);
+    json_t *root = json_pack("{s:s, s:s, s:s, s:O, s:O}", "model", r->model, "adapter", r->adapter, "data",
+                             r->data.test, "metrics", metrics, "samples", samples);
     char *text = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     int status = make_dirs(r->output);
-    if (status == OK) status = file_write_atomic(tmpf("%s/%s", r->output, base ? "eval-base.json" : "eval.json"), text, strlen(text));
+    if (status == OK)
+        status = file_write_atomic(tmpf("%s/%s", r->output, base ? "eval-base.json" : "eval.json"), text, strlen(text));
     free(text);
     json_decref(root);
     return status;
@@ -221,7 +227,8 @@ static int eval_opened(Session *s, Comm *world, const Dataset *d, bool base)
     if (status == OK && comm_rank(world) == 0) {
         print_table(r, d, metrics);
         status = write_eval(r, metrics, samples, base);
-        if (status == OK && path_exists(tmpf("%s/status.json", r->output))) status = report_write(r->output, session_machine(s));
+        if (status == OK && path_exists(tmpf("%s/status.json", r->output)))
+            status = report_write(r->output, session_machine(s));
     }
     json_decref(samples);
     json_decref(metrics);
@@ -242,7 +249,7 @@ int run_eval(Comm *world, const TrainArgs *args)
         status = session_open(&s, world, &r);
     }
     if (status == OK && !*r.adapter) s.spec = (TrainSpec){.method = "none"};
-    if (status == OK) status = session_dataset(&s, &d, r.data.test, "data.test", false);
+    if (status == OK) status = session_dataset(&s, &d, r.data.test, "data.test", ROWS_TRAINED);
     status = comm_agree(world, status);
     if (status == OK) status = eval_opened(&s, world, d, args->base);
     dataset_close(d);

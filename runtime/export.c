@@ -30,8 +30,12 @@ int export_adapter(Session *s, const char *dir)
     for (size_t i = 0; i < n; i++) {
         const Trainable *t = &m->trained[i];
         readers[i] = (MasterReader){m, t};
-        out[i] = (TensorOut){.name = xasprintf("base_model.model.%s", t->name), .t = DT_F32, .ndim = 2, .shape = {t->N, t->K},
-                             .read = read_master, .ctx = &readers[i]};
+        out[i] = (TensorOut){.name = xasprintf("base_model.model.%s", t->name),
+                             .t = DT_F32,
+                             .ndim = 2,
+                             .shape = {t->N, t->K},
+                             .read = read_master,
+                             .ctx = &readers[i]};
     }
     if (status == OK) status = safetensors_write(tmpf("%s/adapter_model.safetensors", dir), out, (int)n);
     if (status == OK) status = peft_config_write(&s->peft, dir);
@@ -62,7 +66,11 @@ static int write_weights(Model *m, const char *dir, DType t, bool merge)
     for (int i = 0; i < m->n_param; i++) {
         const Param *p = &m->param[i];
         readers[i] = (ParamReader){m, p, merge, t};
-        out[i] = (TensorOut){.name = p->name, .t = t, .ndim = p->K > 1 ? 2 : 1, .shape = {p->N, p->K}, .read = read_param,
+        out[i] = (TensorOut){.name = p->name,
+                             .t = t,
+                             .ndim = p->K > 1 ? 2 : 1,
+                             .shape = {p->N, p->K},
+                             .read = read_param,
                              .ctx = &readers[i]};
     }
     int status = safetensors_write(tmpf("%s/model.safetensors", dir), out, m->n_param);
@@ -90,9 +98,15 @@ static int write_config(const Session *s, const char *dir, DType t)
 // Files that belong to the tokenizer and to generation go along unchanged.
 static int copy_companions(const char *from, const char *to)
 {
-    static const char *const names[] = {"tokenizer.json",         "tokenizer_config.json", "special_tokens_map.json",
-                                        "generation_config.json", "chat_template.jinja",   "added_tokens.json",
-                                        "vocab.json",             "merges.txt",            "tokenizer.model"};
+    static const char *const names[] = {"tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "special_tokens_map.json",
+                                        "generation_config.json",
+                                        "chat_template.jinja",
+                                        "added_tokens.json",
+                                        "vocab.json",
+                                        "merges.txt",
+                                        "tokenizer.model"};
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         char *data;
         size_t bytes;

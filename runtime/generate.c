@@ -19,11 +19,11 @@ typedef struct Engine {
     Activations *act;
     float *logits; // (slots, V)
     int slots;
-    int *slot, *count;      // (slots) of the extension
-    int32_t *tokens;        // of the extension
-    Generation **in;        // (slots) who decodes there; NULL: free
-    int32_t *next;          // (slots) its last token, not yet in the cache
-    double *started;        // (slots)
+    int *slot, *count; // (slots) of the extension
+    int32_t *tokens;   // of the extension
+    Generation **in;   // (slots) who decodes there; NULL: free
+    int32_t *next;     // (slots) its last token, not yet in the cache
+    double *started;   // (slots)
 } Engine;
 
 static void engine_close(Engine *e)
@@ -46,10 +46,11 @@ static int engine_open(Engine *e, Session *s, const GenerateConfig *c, int slots
     const ModelConfig *m = &s->model->cfg;
     const int capacity = longest_prompt + c->max_new, T = MAX(longest_prompt, slots);
     *e = (Engine){.s = s, .c = c, .slots = slots};
-    size_t n = (size_t)slots, cache = (size_t)m->L * n * (size_t)capacity * 2 * (size_t)(m->KV * m->D) * dtype_size(s->precision);
+    size_t n = (size_t)slots,
+           cache = (size_t)m->L * n * (size_t)capacity * 2 * (size_t)(m->KV * m->D) * dtype_size(s->precision);
     if (capacity > s->model->positions)
-        return fail(E_INPUT, "generate", "shorten the prompt or lower --max-new", "%d prompt tokens and %d new ones, %d positions",
-                    longest_prompt, c->max_new, s->model->positions);
+        return fail(E_INPUT, "generate", "shorten the prompt or lower --max-new",
+                    "%d prompt tokens and %d new ones, %d positions", longest_prompt, c->max_new, s->model->positions);
     TRY(arena_open(&e->cache_arena, "cache", cache + n * (size_t)m->V * sizeof(float) + 4096, false));
     TRY(kvcache_open(&e->cache, s->model, e->cache_arena, slots, capacity));
     TRY(arena_open(&e->step_arena, "step", activations_bytes(s->model, T, slots, false, false) + 4096, false));
@@ -122,7 +123,9 @@ int generate_all(Session *s, Generation *g, int n, const GenerateConfig *c)
 {
     int longest = 1, next = 0, busy = 0, status = OK;
     for (int i = 0; i < n; i++) {
-        if (!g[i].n_prompt) return fail(E_INPUT, "generate", NULL, "row %llu: the prompt is empty", (unsigned long long)g[i].sequence + 1);
+        if (!g[i].n_prompt)
+            return fail(E_INPUT, "generate", NULL, "row %llu: the prompt is empty",
+                        (unsigned long long)g[i].sequence + 1);
         longest = MAX(longest, g[i].n_prompt);
     }
     if (!n || c->max_new < 1) return OK;
@@ -185,7 +188,7 @@ static int generate_rows(Session *s, const GenerateArgs *a)
     Dataset *d = NULL;
     const GenerateConfig c = config_of(a);
     const Mesh *mesh = &s->mesh;
-    int n = 0, longest = 1, status = session_dataset(s, &d, a->data, "--data", true);
+    int n = 0, longest = 1, status = session_dataset(s, &d, a->data, "--data", ROWS_PROMPTS);
     int64_t rows = d ? dataset_rows(d) : 0;
     Generation *g = xcalloc((size_t)rows + 1, sizeof *g);
     char **lines = xcalloc((size_t)rows + 1, sizeof *lines);
@@ -222,7 +225,8 @@ typedef struct Printer {
 static void print_token(void *ctx, int32_t id)
 {
     Printer *p = ctx;
-    if (p->ids.n == p->ids.cap) p->ids.id = xrealloc(p->ids.id, sizeof *p->ids.id * (size_t)(p->ids.cap = MAX(64, 2 * p->ids.cap)));
+    if (p->ids.n == p->ids.cap)
+        p->ids.id = xrealloc(p->ids.id, sizeof *p->ids.id * (size_t)(p->ids.cap = MAX(64, 2 * p->ids.cap)));
     p->ids.id[p->ids.n++] = id;
     p->text.len = 0;
     if (tokenizer_decode(p->tok, p->ids.id, p->ids.n, true, &p->text) < 0) return;
@@ -238,14 +242,16 @@ static int render_chat(const Template *t, const Tokenizer *tok, json_t *messages
 {
     const char *bos = tokenizer_bos(tok) >= 0 ? tokenizer_token(tok, tokenizer_bos(tok)) : "";
     const char *eos = tokenizer_eos(tok) >= 0 ? tokenizer_token(tok, tokenizer_eos(tok)) : "";
-    json_t *vars = json_pack("{s:O, s:b, s:s, s:s}", "messages", messages, "add_generation_prompt", 1, "bos_token", bos, "eos_token", eos);
+    json_t *vars = json_pack("{s:O, s:b, s:s, s:s}", "messages", messages, "add_generation_prompt", 1, "bos_token", bos,
+                             "eos_token", eos);
     int status = template_render(t, vars, out);
     json_decref(vars);
     return status;
 }
 
 // One answer to `text` (already rendered); the printed answer is left in p->text.
-static int answer(Session *s, const GenerateArgs *a, const char *text, size_t bytes, bool add_special, uint64_t turn, Printer *p)
+static int answer(Session *s, const GenerateArgs *a, const char *text, size_t bytes, bool add_special, uint64_t turn,
+                  Printer *p)
 {
     Ids ids = {0};
     GenerateConfig c = config_of(a);
@@ -256,9 +262,11 @@ static int answer(Session *s, const GenerateArgs *a, const char *text, size_t by
     Generation *g = xcalloc(1, sizeof *g);
     *g = (Generation){.prompt = ids.id, .n_prompt = ids.n, .sequence = turn};
     if (status == OK) status = generate_all(s, g, 1, &c);
-    if (status == OK && p->text.len > p->printed) fwrite(p->text.data + p->printed, 1, p->text.len - p->printed, stdout);
+    if (status == OK && p->text.len > p->printed)
+        fwrite(p->text.data + p->printed, 1, p->text.len - p->printed, stdout);
     if (status == OK) printf("\n");
-    if (status == OK && isatty(STDOUT_FILENO)) log_info("  %d tokens, first after %.0f ms, %.1f tokens/s", g->n_out, g->ttft_ms, tokens_per_s(g));
+    if (status == OK && isatty(STDOUT_FILENO))
+        log_info("  %d tokens, first after %.0f ms, %.1f tokens/s", g->n_out, g->ttft_ms, tokens_per_s(g));
     generations_free(g, 1);
     ids_free(&ids);
     return status;
@@ -313,7 +321,8 @@ static int chat(Session *s, const Template *t, const GenerateArgs *a)
         Buf text = {0};
         status = render_chat(t, s->tok, messages, &text);
         if (status == OK) status = answer(s, a, text.data, text.len, false, turn, &p);
-        json_array_append_new(messages, json_pack("{s:s, s:s}", "role", "assistant", "content", p.text.data ? p.text.data : ""));
+        json_array_append_new(messages,
+                              json_pack("{s:s, s:s}", "role", "assistant", "content", p.text.data ? p.text.data : ""));
         printer_close(&p);
         buf_free(&text);
     }

@@ -33,7 +33,8 @@ static size_t gradient_bytes(Trainer *t, const Model *m, Arena *counter)
 
 static size_t batch_bytes(const LoaderBounds *b)
 {
-    return (size_t)b->T * (2 * sizeof(int32_t) + sizeof(uint64_t)) + (size_t)b->M * 3 * sizeof(int32_t) + (size_t)b->S * 16;
+    return (size_t)b->T * (2 * sizeof(int32_t) + sizeof(uint64_t)) + (size_t)b->M * 3 * sizeof(int32_t) +
+           (size_t)b->S * 16;
 }
 
 int footprint_measure(Trainer *t, Footprint *out)
@@ -54,8 +55,8 @@ int footprint_measure(Trainer *t, Footprint *out)
         const Recipe *r = &t->s.recipe;
         bool snapshots = r->checkpoint.async && r->checkpoint.every > 0 && r->checkpoint.every < t->total_steps;
         if (snapshots) out->snapshot = state_snapshot_bytes(m, t->s.mesh.data_size);
-        out->total = out->program + out->weights + out->masters + out->moments + out->gradients + out->activations + out->data +
-                     out->snapshot;
+        out->total = out->program + out->weights + out->masters + out->moments + out->gradients + out->activations +
+                     out->data + out->snapshot;
         if (t->s.mesh.data_size > 1 && !comm_launched_by_mpi()) out->total += MPI_BYTES;
     }
     model_close(m);
@@ -75,10 +76,14 @@ static const struct PlanClass {
     const char *name;
     size_t offset;
 } classes[] = {
-    {"program and data", offsetof(Footprint, program)}, {"weights", offsetof(Footprint, weights)},
-    {"f32 masters", offsetof(Footprint, masters)},      {"AdamW moments", offsetof(Footprint, moments)},
-    {"gradients", offsetof(Footprint, gradients)},      {"activations", offsetof(Footprint, activations)},
-    {"batches", offsetof(Footprint, data)},             {"checkpoint snapshot", offsetof(Footprint, snapshot)},
+    {"program and data", offsetof(Footprint, program)},
+    {"weights", offsetof(Footprint, weights)},
+    {"f32 masters", offsetof(Footprint, masters)},
+    {"AdamW moments", offsetof(Footprint, moments)},
+    {"gradients", offsetof(Footprint, gradients)},
+    {"activations", offsetof(Footprint, activations)},
+    {"batches", offsetof(Footprint, data)},
+    {"checkpoint snapshot", offsetof(Footprint, snapshot)},
 };
 
 static size_t class_bytes(const Footprint *f, const struct PlanClass *c)
@@ -103,7 +108,8 @@ static int measure_plan(Trainer *t, int ranks, Plan *p)
         p->trained = model_trained_params(m);
         p->comm_bytes = ranks > 1 ? (uint64_t)p->trained * element * 2 * (uint64_t)(ranks - 1) / (uint64_t)ranks : 0;
         p->checkpoint_bytes = (uint64_t)p->trained * 3 * sizeof(float);
-        p->export_bytes = (uint64_t)p->trained * (streq(t->s.recipe.method, "lora") ? sizeof(float) : dtype_size(t->s.precision));
+        p->export_bytes =
+            (uint64_t)p->trained * (streq(t->s.recipe.method, "lora") ? sizeof(float) : dtype_size(t->s.precision));
     }
     model_close(m);
     arena_free(counter);
@@ -130,7 +136,10 @@ static int largest_micro(Trainer *t, size_t memory, int *out)
     return OK;
 }
 
-static double mib(uint64_t bytes) { return (double)bytes / (1 << 20); }
+static double mib(uint64_t bytes)
+{
+    return (double)bytes / (1 << 20);
+}
 
 static void print_plan(const Plan *p, const Recipe *r, size_t memory, int micro)
 {
@@ -139,7 +148,8 @@ static void print_plan(const Plan *p, const Recipe *r, size_t memory, int micro)
     printf("steps        %lld of %lld sequences; largest micro-batch %d tokens, %d trained\n", (long long)p->steps,
            (long long)r->train.batch, p->f.bounds.T, p->f.bounds.M);
     printf("\nmemory of one rank (%d in all)\n", p->ranks);
-    for (size_t i = 0; i < COUNT_OF(classes); i++) printf("  %-20s %9.1f MiB\n", classes[i].name, mib(class_bytes(&p->f, &classes[i])));
+    for (size_t i = 0; i < COUNT_OF(classes); i++)
+        printf("  %-20s %9.1f MiB\n", classes[i].name, mib(class_bytes(&p->f, &classes[i])));
     printf("  %-20s %9.1f MiB\n\n", "total", mib(p->f.total));
     printf("communication  %.2f MiB a step and rank\n", mib(p->comm_bytes));
     printf("checkpoint     %.1f MiB, result %.1f MiB\n", mib(p->checkpoint_bytes), mib(p->export_bytes));
@@ -154,11 +164,12 @@ static void print_plan_json(const Plan *p, size_t memory, int micro)
     json_t *by_class = json_object();
     for (size_t i = 0; i < COUNT_OF(classes); i++)
         json_object_set_new(by_class, classes[i].name, json_integer((json_int_t)class_bytes(&p->f, &classes[i])));
-    json_t *j = json_pack("{s:I, s:I, s:i, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:i}", "parameters", (json_int_t)p->params,
-                          "trained_parameters", (json_int_t)p->trained, "ranks", p->ranks, "steps", (json_int_t)p->steps, "bytes",
-                          by_class, "bytes_per_rank", (json_int_t)p->f.total, "comm_bytes_per_step", (json_int_t)p->comm_bytes,
-                          "checkpoint_bytes", (json_int_t)p->checkpoint_bytes, "result_bytes", (json_int_t)p->export_bytes,
-                          "memory_bytes", (json_int_t)memory, "largest_micro_tokens", micro);
+    json_t *j =
+        json_pack("{s:I, s:I, s:i, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:i}", "parameters", (json_int_t)p->params,
+                  "trained_parameters", (json_int_t)p->trained, "ranks", p->ranks, "steps", (json_int_t)p->steps,
+                  "bytes", by_class, "bytes_per_rank", (json_int_t)p->f.total, "comm_bytes_per_step",
+                  (json_int_t)p->comm_bytes, "checkpoint_bytes", (json_int_t)p->checkpoint_bytes, "result_bytes",
+                  (json_int_t)p->export_bytes, "memory_bytes", (json_int_t)memory, "largest_micro_tokens", micro);
     char *text = json_dumps(j, JSON_INDENT(1));
     puts(text);
     free(text);
@@ -191,7 +202,8 @@ int run_plan(const PlanArgs *a)
     Comm *world = NULL;
     const int ranks = MAX(a->ranks, 1);
     int status = recipe_load(&r, a->train.recipe, a->train.overrides, a->train.n_overrides);
-    if (status == OK) status = comm_open(&world, &(CommConfig){.kind = ranks > 1 ? "fake" : "self", .fake_size = ranks});
+    if (status == OK)
+        status = comm_open(&world, &(CommConfig){.kind = ranks > 1 ? "fake" : "self", .fake_size = ranks});
     if (status == OK) status = trainer_open_data(&t, world, &r);
     if (status == OK) status = plan_opened(&t, a, ranks);
     dataset_close(t.valid);

@@ -26,13 +26,7 @@ static int keep_scores(void *ctx, const Batch *b, const float *logp)
     return OK;
 }
 
-static int trained_tokens(const Row *r)
-{
-    int n = 0;
-    for (int i = 0; i < r->n; i++) n += r->train[i];
-    return n;
-}
-
+// logp: NULL when the row trains nothing
 static char *score_line(const Row *r, const float *logp)
 {
     Buf b = {0};
@@ -42,7 +36,7 @@ static char *score_line(const Row *r, const float *logp)
     for (int i = 0; i < r->n; i++)
         if (r->train[i]) buf_printf(&b, "%s%d", n++ ? ", " : "", r->ids[i]);
     buf_puts(&b, "], \"logprobs\": [");
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; logp && i < n; i++) {
         buf_printf(&b, "%s%.9g", i ? ", " : "", (double)logp[i]);
         sum += (double)logp[i];
     }
@@ -59,10 +53,11 @@ static int score_opened(Session *s, const Dataset *d, const char *out)
     Scores scores = {d, xcalloc((size_t)rows + 1, sizeof *scores.logp)};
     char **lines = xcalloc((size_t)rows + 1, sizeof *lines);
     int status = comm_agree(mesh->world, session_inference(s, &a, b.T, b.S, b.M, b.T));
-    if (status == OK) status = comm_agree(mesh->world, evaluate_rows(s, a, d, SCORE_MICRO_TOKENS, 0, keep_scores, &scores));
+    if (status == OK)
+        status = comm_agree(mesh->world, evaluate_rows(s, a, d, SCORE_MICRO_TOKENS, 0, keep_scores, &scores));
     for (int64_t i = 0; status == OK && i < rows; i++) {
         const Row *r = dataset_row(d, i);
-        bool mine = scores.logp[i] || (!trained_tokens(r) && mesh->data_rank == 0);
+        bool mine = scores.logp[i] || (!r->trained && mesh->data_rank == 0);
         if (mine) lines[i] = score_line(r, scores.logp[i]);
     }
     if (status == OK) status = gather_lines(s, lines, rows, out);
@@ -81,7 +76,7 @@ int run_score(Comm *world, const ModelArgs *m, const char *data, const char *out
     Session s = {0};
     Dataset *d = NULL;
     int status = session_open_model(&s, world, m);
-    if (status == OK) status = session_dataset(&s, &d, data, "--data", false);
+    if (status == OK) status = session_dataset(&s, &d, data, "--data", ROWS_SCORED);
     status = comm_agree(world, status);
     if (status == OK) status = score_opened(&s, d, out);
     dataset_close(d);

@@ -6,7 +6,8 @@ enum { ARENA_SLACK = 1 << 20 };
 
 static int open_device(Session *s, const char *device)
 {
-    return device_open(&s->dev, &(DeviceConfig){.name = device, .index = s->mesh.world ? comm_local_rank(s->mesh.world) : 0});
+    return device_open(&s->dev,
+                       &(DeviceConfig){.name = device, .index = s->mesh.world ? comm_local_rank(s->mesh.world) : 0});
 }
 
 // A model without a tokenizer can still be trained and scored on {"tokens"} rows.
@@ -102,7 +103,7 @@ void session_close(Session *s)
     mesh_close(&s->mesh);
 }
 
-int session_dataset(Session *s, Dataset **out, const char *path, const char *key, bool prompts)
+int session_dataset(Session *s, Dataset **out, const char *path, const char *key, RowUse use)
 {
     const Recipe *r = &s->recipe;
     if (!path || !*path) return fail(E_INPUT, *r->file ? r->file : "recipe", NULL, "%s is not set", key);
@@ -164,5 +165,6 @@ const char *session_machine(const Session *s)
     Topo topo = {0};
     const int ranks = comm_size(s->mesh.world);
     if (topo_read(&topo) < 0) error_clear();
-    return tmpf("%s, %s, %d rank%s", *topo.cpu_model ? topo.cpu_model : "unknown processor", cpu_isa(), ranks, ranks > 1 ? "s" : "");
+    return tmpf("%s, %s, %d rank%s", *topo.cpu_model ? topo.cpu_model : "unknown processor", cpu_isa(), ranks,
+                ranks > 1 ? "s" : "");
 }

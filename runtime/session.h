@@ -11,7 +11,7 @@ typedef struct Session {
     Mesh mesh;
     Device *dev;
     DType precision;
-    Tokenizer *tok; // NULL: the model has none
+    Tokenizer *tok;  // NULL: the model has none
     PeftConfig peft; // method lora: the adapter's shape
     TrainSpec spec;
     Arena *run, *step;
@@ -26,7 +26,9 @@ void session_close(Session *s);
 
 int session_tokenizer(Session *s, const char *model); // the tokenizer alone; s->tok stays NULL when the model has none
 
-int session_dataset(Session *s, Dataset **out, const char *path, const char *key, bool prompts);
+// What the rows of a file are wanted for: training and evaluation, scoring (plain text as it is), or prompts to be answered.
+typedef enum RowUse { ROWS_TRAINED, ROWS_SCORED, ROWS_PROMPTS } RowUse;
+int session_dataset(Session *s, Dataset **out, const char *path, const char *key, RowUse use);
 
 // Opens a measuring model: its run arena's peak is what session_model will use.
 int session_measure(Session *s, int positions, bool optimizer, size_t *run_bytes, Model **measured, Arena **counter);

@@ -18,14 +18,20 @@ static void add_tensor(Names *s, const char *name, const Trainable *t, float *da
 {
     int64_t row0 = (int64_t)t->N * part / parts, row1 = (int64_t)t->N * (part + 1) / parts;
     snprintf(s->text[s->n], sizeof s->text[0], "%s", name);
-    s->t[s->n] = (CkptTensor){.name = s->text[s->n], .t = DT_F32, .shape = {t->N, t->K}, .row0 = row0, .rows = row1 - row0,
-                              .cols = t->K, .data = row1 > row0 ? data + row0 * t->K : NULL};
+    s->t[s->n] = (CkptTensor){.name = s->text[s->n],
+                              .t = DT_F32,
+                              .shape = {t->N, t->K},
+                              .row0 = row0,
+                              .rows = row1 - row0,
+                              .cols = t->K,
+                              .data = row1 > row0 ? data + row0 * t->K : NULL};
     s->n++;
 }
 
 static Names state_tensors(const Model *m, int part, int parts)
 {
-    Names s = {.text = xcalloc(3 * (size_t)m->n_trained + 1, sizeof s.text[0]), .t = xcalloc(3 * (size_t)m->n_trained + 1, sizeof *s.t)};
+    Names s = {.text = xcalloc(3 * (size_t)m->n_trained + 1, sizeof s.text[0]),
+               .t = xcalloc(3 * (size_t)m->n_trained + 1, sizeof *s.t)};
     for (int i = 0; i < m->n_trained; i++) {
         const Trainable *t = &m->trained[i];
         add_tensor(&s, tmpf("%s/%s", t->adapter ? "adapter" : "model", t->name), t, t->master, part, parts);
@@ -45,7 +51,8 @@ static json_t *peft_json(const PeftConfig *c)
 {
     json_t *targets = json_array();
     for (char **t = c->targets; t && *t; t++) json_array_append_new(targets, json_string(*t));
-    return json_pack("{s:i, s:f, s:b, s:o}", "rank", c->rank, "alpha", c->alpha, "rslora", c->use_rslora, "targets", targets);
+    return json_pack("{s:i, s:f, s:b, s:o}", "rank", c->rank, "alpha", c->alpha, "rslora", c->use_rslora, "targets",
+                     targets);
 }
 
 static char *state_json(const Trainer *t)
@@ -53,9 +60,10 @@ static char *state_json(const Trainer *t)
     const Recipe *r = &t->s.recipe;
     Buf yaml = {0};
     recipe_write_yaml(r, &yaml);
-    json_t *j = json_pack("{s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:s}", "step", (json_int_t)t->step, "method", r->method, "objective",
-                          r->objective, "base", r->model, "recipe", yaml.data, "seed", (json_int_t)r->seed, "total_steps",
-                          (json_int_t)t->total_steps, "data_digest", tmpf("%016llx", (unsigned long long)dataset_digest(t->train)));
+    json_t *j = json_pack("{s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:s}", "step", (json_int_t)t->step, "method", r->method,
+                          "objective", r->objective, "base", r->model, "recipe", yaml.data, "seed", (json_int_t)r->seed,
+                          "total_steps", (json_int_t)t->total_steps, "data_digest",
+                          tmpf("%016llx", (unsigned long long)dataset_digest(t->train)));
     if (streq(r->method, "lora")) json_object_set_new(j, "lora", peft_json(&t->s.peft));
     char *text = json_dumps(j, JSON_INDENT(1));
     json_decref(j);
@@ -99,7 +107,10 @@ static void *write_snapshot(void *ctx)
     return NULL;
 }
 
-static size_t slab_bytes(const CkptTensor *t) { return (size_t)t->rows * (size_t)t->cols * dtype_size(t->t); }
+static size_t slab_bytes(const CkptTensor *t)
+{
+    return (size_t)t->rows * (size_t)t->cols * dtype_size(t->t);
+}
 
 static void take_snapshot(Saver *w)
 {
@@ -177,9 +188,12 @@ static int check_meta(const Trainer *t, const CkptMeta *meta, const char *dir)
     if (!method || !digest)
         status = fail(E_INPUT, dir, NULL, "the checkpoint's description is not one of a training run");
     else if (!streq(method, r->method))
-        status = fail(E_INPUT, dir, "set method back, or use another output", "written by method %s, the recipe says %s", method, r->method);
-    else if (!streq(digest, tmpf("%016llx", (unsigned long long)dataset_digest(t->train))) && comm_rank(t->s.mesh.world) == 0)
-        log_warn("%s: data.train has changed since this checkpoint: the run goes on, but is not the one that was interrupted",
+        status = fail(E_INPUT, dir, "set method back, or use another output",
+                      "written by method %s, the recipe says %s", method, r->method);
+    else if (!streq(digest, tmpf("%016llx", (unsigned long long)dataset_digest(t->train))) &&
+             comm_rank(t->s.mesh.world) == 0)
+        log_warn("%s: data.train has changed since this checkpoint: the run goes on, but is not the one that was "
+                 "interrupted",
                  r->data.train);
     if (status == OK && seed != r->seed && comm_rank(t->s.mesh.world) == 0)
         log_warn("the seed was %lld when this checkpoint was written", (long long)seed);

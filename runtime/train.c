@@ -16,7 +16,10 @@ enum { LOSS_FIX_BITS = 36, MAX_NAMED_ROWS = 8 };
 // ---- signals: finish the step, write a checkpoint, leave with 75 -----------------------------------------------------
 static volatile sig_atomic_t stop_signal;
 
-static void on_stop(int sig) { stop_signal = sig; }
+static void on_stop(int sig)
+{
+    stop_signal = sig;
+}
 
 static void catch_signals(void)
 {
@@ -50,7 +53,8 @@ static const char *rows_of(const Trainer *t, const Batch *b)
 static int not_finite(const Trainer *t, const char *what, const Batch *b)
 {
     return fail(E_FAILED, tmpf("%s: lines %s", t->s.recipe.data.train, rows_of(t, b)),
-                "a lower train.lr or train.clip may help; checkpoints written so far are intact; `--resume` goes on from the newest",
+                "a lower train.lr or train.clip may help; checkpoints written so far are intact; `--resume` goes on "
+                "from the newest",
                 "step %lld: the %s is not finite", (long long)t->step + 1, what);
 }
 
@@ -88,7 +92,8 @@ static int train_step(Trainer *t, StepResult *r)
     TRY(grad_reduce(t->grads, t->s.mesh.data));
     r->grad_norm = grad_norm(t->grads);
     if (!isfinite(r->grad_norm))
-        return fail(E_FAILED, NULL, "a lower train.lr may help", "step %lld: the gradient norm is not finite", (long long)t->step + 1);
+        return fail(E_FAILED, NULL, "a lower train.lr may help", "step %lld: the gradient norm is not finite",
+                    (long long)t->step + 1);
     r->loss = ldexp((double)loss, -LOSS_FIX_BITS) / (double)os.trained_tokens;
     r->lr = schedule_lr(&t->schedule, t->step);
     optimizer_step(t->s.model, t->grads, &t->adamw, r->lr, r->grad_norm, t->step + 1);
@@ -103,10 +108,12 @@ static int train_step(Trainer *t, StepResult *r)
 static int log_step(Trainer *t, const StepResult *r)
 {
     Buf b = {0};
-    buf_printf(&b, "\"step\": %lld, \"loss\": %.9g, \"grad_norm\": %.9g, \"lr\": %.9g, \"tokens\": %lld, \"trained_tokens\": %lld, ",
+    buf_printf(&b,
+               "\"step\": %lld, \"loss\": %.9g, \"grad_norm\": %.9g, \"lr\": %.9g, \"tokens\": %lld, "
+               "\"trained_tokens\": %lld, ",
                (long long)t->step, r->loss, r->grad_norm, r->lr, (long long)r->tokens, (long long)r->trained_tokens);
-    buf_printf(&b, "\"tokens_per_s\": %.9g, \"step_ms\": %.9g, \"rss_bytes\": %zu", (double)r->tokens / r->step_ms * 1e3, r->step_ms,
-               peak_rss_bytes());
+    buf_printf(&b, "\"tokens_per_s\": %.9g, \"step_ms\": %.9g, \"rss_bytes\": %zu",
+               (double)r->tokens / r->step_ms * 1e3, r->step_ms, peak_rss_bytes());
     int status = rundir_metric(t->dir, b.data);
     buf_free(&b);
     return status;
@@ -143,12 +150,16 @@ static int write_results(Trainer *t)
 static int write_report(Trainer *t, const char *state)
 {
     int status = rundir_status(t->dir, state, 0, 0, t->step, "");
-    if (status == OK && comm_rank(t->s.mesh.world) == 0) status = report_write(rundir_path(t->dir), session_machine(&t->s));
+    if (status == OK && comm_rank(t->s.mesh.world) == 0)
+        status = report_write(rundir_path(t->dir), session_machine(&t->s));
     return comm_agree(t->s.mesh.world, status);
 }
 
 // ---- the run --------------------------------------------------------------------------------------------------------
-static bool due(int64_t every, const Trainer *t) { return every > 0 && t->step % every == 0 && t->step < t->total_steps; }
+static bool due(int64_t every, const Trainer *t)
+{
+    return every > 0 && t->step % every == 0 && t->step < t->total_steps;
+}
 
 static int train_loop(Trainer *t, Progress *bar)
 {
@@ -168,8 +179,8 @@ static int train_loop(Trainer *t, Progress *bar)
         else if (due(r->checkpoint.every, t))
             TRY(r->checkpoint.async ? state_save_async(t) : state_save(t));
         if (leave)
-            return fail(E_PREEMPTED, r->output, "go on with: attune train RECIPE --resume", "stopped by a signal after step %lld",
-                        (long long)t->step);
+            return fail(E_PREEMPTED, r->output, "go on with: attune train RECIPE --resume",
+                        "stopped by a signal after step %lld", (long long)t->step);
     }
     return OK;
 }
@@ -201,18 +212,22 @@ static void say_what_starts(const Trainer *t)
     recipe_banner(&s->recipe, &banner);
     log_info("%s", banner.data);
     buf_free(&banner);
-    log_info("model      %s: %.1f M parameters, %.3f M trained (%.2f %%)", s->model->cfg.family, (double)model_params(s->model) / 1e6,
-             (double)model_trained_params(s->model) / 1e6,
-             100.0 * (double)model_trained_params(s->model) / (double)(model_params(s->model) + (streq(s->recipe.method, "lora") ? model_trained_params(s->model) : 0)));
-    log_info("data       %lld rows (%s), %lld tokens, %lld trained; %lld dropped and %lld cut for length", (long long)st.rows,
-             dataset_format(t->train), (long long)st.tokens, (long long)st.trained_tokens, (long long)st.dropped_long,
-             (long long)st.cut_long);
-    log_info("run        %lld steps of %d sequences on %d rank%s (%s, %s)", (long long)t->total_steps, t->loader_config.batch,
-             comm_size(s->mesh.world), comm_size(s->mesh.world) > 1 ? "s" : "", s->dev->name, cpu_isa());
+    log_info(
+        "model      %s: %.1f M parameters, %.3f M trained (%.2f %%)", s->model->cfg.family,
+        (double)model_params(s->model) / 1e6, (double)model_trained_params(s->model) / 1e6,
+        100.0 * (double)model_trained_params(s->model) /
+            (double)(model_params(s->model) + (streq(s->recipe.method, "lora") ? model_trained_params(s->model) : 0)));
+    log_info("data       %lld rows (%s), %lld tokens, %lld trained; %lld dropped and %lld cut for length",
+             (long long)st.rows, dataset_format(t->train), (long long)st.tokens, (long long)st.trained_tokens,
+             (long long)st.dropped_long, (long long)st.cut_long);
+    log_info("run        %lld steps of %d sequences on %d rank%s (%s, %s)", (long long)t->total_steps,
+             t->loader_config.batch, comm_size(s->mesh.world), comm_size(s->mesh.world) > 1 ? "s" : "", s->dev->name,
+             cpu_isa());
     int busiest = loader_bounds(&t->loader_config).micros;
     if (busiest < s->mesh.data_size && comm_rank(s->mesh.world) == 0)
-        log_warn("a step has at most %d micro-batch%s, so %d of %d ranks idle: raise train.batch or lower train.micro_tokens", busiest,
-                 busiest == 1 ? "" : "es", s->mesh.data_size - busiest, s->mesh.data_size);
+        log_warn("a step has at most %d micro-batch%s, so %d of %d ranks idle: raise train.batch or lower "
+                 "train.micro_tokens",
+                 busiest, busiest == 1 ? "" : "es", s->mesh.data_size - busiest, s->mesh.data_size);
 }
 
 static int train_opened(Trainer *t, Comm *world, const TrainArgs *a)
@@ -223,7 +238,8 @@ static int train_opened(Trainer *t, Comm *world, const TrainArgs *a)
     if (a->resume) {
         TRY(comm_agree(world, state_resume(t, &found)));
         TRY(comm_agree(world, rundir_rewind(t->dir, t->step)));
-        log_info("resume     %s", found ? tmpf("after step %lld", (long long)t->step) : "no checkpoint yet: from the start");
+        log_info("resume     %s",
+                 found ? tmpf("after step %lld", (long long)t->step) : "no checkpoint yet: from the start");
     }
     say_what_starts(t);
     TRY(comm_agree(world, loader_open(&t->loader, &t->loader_config, t->step)));
@@ -261,7 +277,8 @@ int run_train(Comm *world, const TrainArgs *a)
     if (status == OK) status = train_opened(&t, world, a);
     if (status < 0 && t.dir) {
         const ErrorRecord *e = error_last();
-        rundir_status(t.dir, status == E_PREEMPTED ? "preempted" : "failed", error_exit_code(status), comm_rank(world), t.step, e->what);
+        rundir_status(t.dir, status == E_PREEMPTED ? "preempted" : "failed", error_exit_code(status), comm_rank(world),
+                      t.step, e->what);
     }
     trainer_close(&t);
     recipe_free(&r);

@@ -13,8 +13,8 @@ static int64_t steps_wanted(const Recipe *r, const Dataset *d)
 int trainer_open_data(Trainer *t, Comm *world, const Recipe *r)
 {
     TRY(session_open(&t->s, world, r));
-    TRY(session_dataset(&t->s, &t->train, r->data.train, "data.train", false));
-    if (*r->data.valid) TRY(session_dataset(&t->s, &t->valid, r->data.valid, "data.valid", false));
+    TRY(session_dataset(&t->s, &t->train, r->data.train, "data.train", ROWS_TRAINED));
+    if (*r->data.valid) TRY(session_dataset(&t->s, &t->valid, r->data.valid, "data.valid", ROWS_TRAINED));
     t->objective = objective_find(r->objective);
     if (!t->objective) return fail(E_INPUT, r->file, NULL, "objective \"%s\"", r->objective);
     t->total_steps = steps_wanted(r, t->train);
@@ -58,7 +58,8 @@ int trainer_open_memory(Trainer *t)
     TRY(session_model(s, f.positions, true, f.gradients));
     TRY(open_gradients(t));
     TRY(arena_open(&s->step, "step", f.activations, false));
-    TRY(activations_open(&t->act, s->model, s->step, f.bounds.T, f.bounds.S, f.bounds.M, true, s->recipe.train.recompute));
+    TRY(activations_open(&t->act, s->model, s->step, f.bounds.T, f.bounds.S, f.bounds.M, true,
+                         s->recipe.train.recompute));
     t->logp = xcalloc((size_t)f.bounds.M, sizeof *t->logp);
     t->weight = xcalloc((size_t)f.bounds.M, sizeof *t->weight);
     return OK;
