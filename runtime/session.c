@@ -122,7 +122,8 @@ int session_dataset(Session *s, Dataset **out, const char *path, const char *key
                     .template_path = r->data.template,
                     .model_path = r->model,
                     .vocab = c.V,
-                    .allow_prompt_only = prompts,
+                    .allow_prompt_only = use == ROWS_PROMPTS,
+                    .scoring = use == ROWS_SCORED,
                     .scoring = !prompts && !r->file}; // without a recipe: a file to be scored as it is
     return dataset_open(out, &d, s->tok);
 }
