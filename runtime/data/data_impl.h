@@ -17,7 +17,7 @@ typedef struct Jsonl {
     const char *path; // the caller's
     int fd;
     char *block; // bytes read; the lines point into it
-    size_t len, used;
+    size_t room, len, used;
     int64_t offset, number; // of the block's first byte in the file; lines seen so far
     bool ended;
     Line *line; // (n) the lines of this block, blank ones left out

@@ -8,7 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define BLOCK_BYTES (JSONL_LINE_BYTES + ((size_t)8 << 20)) // a longest line and then some; untouched pages cost nothing
+#define BLOCK_BYTES ((size_t)1 << 20)                // of a file with lines of a usual length
+#define MOST_BYTES  (JSONL_LINE_BYTES + BLOCK_BYTES) // more than a longest line
 
 int jsonl_open(Jsonl *j, const char *path)
 {
@@ -17,7 +18,7 @@ int jsonl_open(Jsonl *j, const char *path)
     struct stat st;
     if (fstat(j->fd, &st) < 0) return fail_errno(path, "cannot stat");
     if (!S_ISREG(st.st_mode)) return fail(E_INPUT, path, "save the lines in a file first", "not a regular file");
-    j->block = xmalloc(BLOCK_BYTES);
+    j->block = xmalloc(j->room = BLOCK_BYTES);
     return OK;
 }
 
@@ -31,8 +32,8 @@ void jsonl_close(Jsonl *j)
 
 static int fill_block(Jsonl *j)
 {
-    while (j->len < BLOCK_BYTES && !j->ended) {
-        ssize_t n = read(j->fd, j->block + j->len, BLOCK_BYTES - j->len);
+    while (j->len < j->room && !j->ended) {
+        ssize_t n = read(j->fd, j->block + j->len, j->room - j->len);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return fail_errno(j->path, "cannot read");
         j->ended = n == 0;
@@ -85,21 +86,24 @@ static int split_block(Jsonl *j)
         TRY(add_line(j, j->used, j->len - j->used));
         j->used = j->len;
     }
-    if (!j->used && j->len == BLOCK_BYTES) return line_too_long(j, j->number + 1);
+    if (j->used || j->ended) return OK;
+    if (j->room == MOST_BYTES) return line_too_long(j, j->number + 1);
+    j->room = MIN(2 * j->room, MOST_BYTES); // not one line fits: the block grows, and jsonl_next tries again
+    j->block = xrealloc(j->block, j->room);
     return OK;
 }
 
 int jsonl_next(Jsonl *j)
 {
     j->n = 0;
-    do { // a block of blank lines is not the end
+    do { // a block of blank lines, or of part of a line, is not the end
         j->offset += (int64_t)j->used;
         j->len -= j->used;
         memmove(j->block, j->block + j->used, j->len);
         j->used = 0;
         TRY(fill_block(j));
         TRY(split_block(j));
-    } while (!j->n && j->used);
+    } while (!j->n && (j->used || !j->ended));
     return OK;
 }
 

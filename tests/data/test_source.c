@@ -464,6 +464,35 @@ static void threads_do_not_matter(void **state)
     buf_free(&lines);
 }
 
+// Lines that lie across blocks, and one that is longer than a block: each is found where it stands.
+static void files_of_many_blocks(void **state)
+{
+    (void)state;
+    Buf lines = {0};
+    size_t start[64], end[64];
+    for (int i = 0; i < 64; i++) {
+        start[i] = lines.len;
+        buf_printf(&lines, "{\"tokens\": [1, %d], \"rest\": \"", i);
+        for (int k = 0; k < (i == 40 ? 400000 : 6000 + 997 * i % 4000); k++) buf_puts(&lines, "0123456789");
+        buf_puts(&lines, "\"}");
+        end[i] = lines.len;
+        buf_puts(&lines, i % 3 ? "\n" : "\r\n\n");
+    }
+    DataConfig c = {.max_tokens = 10};
+    Dataset *d = test_dataset(lines.data, &c);
+    assert_int_equal(dataset_rows(d), 64);
+    for (int i = 0; i < 64; i++) {
+        size_t bytes;
+        const char *line = dataset_line(d, i, &bytes);
+        assert_int_equal(dataset_row(d, i)->ids[1], i);
+        assert_non_null(line);
+        assert_int_equal(bytes, end[i] - start[i]);
+        assert_memory_equal(line, lines.data + start[i], bytes);
+    }
+    dataset_close(d);
+    buf_free(&lines);
+}
+
 static void digest_sees_ids_and_masks(void **state)
 {
     (void)state;
@@ -512,6 +541,7 @@ int main(void)
         cmocka_unit_test(prompts),
         cmocka_unit_test(lines_read_back),
         cmocka_unit_test(threads_do_not_matter),
+        cmocka_unit_test(files_of_many_blocks),
         cmocka_unit_test(digest_sees_ids_and_masks),
         cmocka_unit_test(help_names_every_format),
     };
