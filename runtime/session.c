@@ -123,8 +123,7 @@ int session_dataset(Session *s, Dataset **out, const char *path, const char *key
                     .model_path = r->model,
                     .vocab = c.V,
                     .allow_prompt_only = use == ROWS_PROMPTS,
-                    .scoring = use == ROWS_SCORED,
-                    .scoring = !prompts && !r->file}; // without a recipe: a file to be scored as it is
+                    .scoring = use == ROWS_SCORED};
     return dataset_open(out, &d, s->tok);
 }
 
