@@ -79,6 +79,6 @@ cat <<END
   adapter     $OUTPUT/adapter   (PEFT)
   checkpoint  $(ls -d "$OUTPUT"/checkpoints/step-* | tail -n 1)
   report      $OUTPUT/report.html
-  talk to it  build/attune generate models/SmolLM2-135M-Instruct/*.gguf --adapter $OUTPUT/adapter --chat
+  talk to it  build/attune generate models/SmolLM2-135M-Instruct/*.gguf --chat --adapter $OUTPUT/adapter
   $((SECONDS - started)) s in all
 END
