@@ -14,8 +14,8 @@ typedef struct CommConfig {
     int fake_size;    // kind "fake": how many ranks to pretend
 } CommConfig;
 
-int comm_open(Comm **out, const CommConfig *c);       // the world. Refuses a one-rank world inside a multi-task srun step
-void comm_close(Comm *c);                             // NULL is fine; a barrier first, so that no rank leaves early
+int comm_open(Comm **out, const CommConfig *c); // the world. Refuses a one-rank world inside a multi-task srun step
+void comm_close(Comm *c);                       // NULL is fine; a barrier first, so that no rank leaves early
 int comm_split(Comm **out, Comm *c, int color, int key); // as MPI_Comm_split
 // The ranks as a grid of `columns` columns, rank r at row r / columns: the group of this rank's row, or of its column.
 int comm_split_grid(Comm **out, Comm *c, int columns, bool row);
@@ -24,8 +24,8 @@ int comm_size(const Comm *c);
 int comm_local_rank(const Comm *c); // among the ranks of this node
 int comm_local_size(const Comm *c);
 
-int comm_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op);                       // in place
-int comm_reduce_scatter(Comm *c, void *x_all, void *out_mine, size_t count_each, DType t);       // sum
+int comm_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op);                 // in place
+int comm_reduce_scatter(Comm *c, void *x_all, void *out_mine, size_t count_each, DType t); // sum
 int comm_all_gather(Comm *c, const void *mine, void *all, size_t count_each, DType t);
 int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root); // x must be writable on the root too
 int comm_barrier(Comm *c);
@@ -50,8 +50,8 @@ bool comm_launched_by_mpi(void); // the environment says that a launcher started
 
 // ---- topo.c: hwloc ----
 typedef struct Topo {
-    int cores;         // physical cores this process may use
-    int pus;           // hardware threads it may use
+    int cores; // physical cores this process may use
+    int pus;   // hardware threads it may use
     int numa_nodes;
     size_t memory_bytes; // of the machine, or the cgroup's limit when lower
     char cpu_model[96];

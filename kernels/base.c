@@ -34,17 +34,29 @@ int fail(int code, const char *place, const char *hint, const char *fmt, ...)
 int fail_errno(const char *path, const char *what)
 {
     int e = errno;
-    const char *hint = e == ENOSPC || e == EDQUOT ? "free some space, or set `output` to another disk"
+    const char *hint = e == ENOSPC || e == EDQUOT  ? "free some space, or set `output` to another disk"
                        : e == EACCES || e == EPERM ? "check the owner and the permissions of this path"
                                                    : NULL;
     bool users_fault = e == ENOENT || e == EACCES || e == ENOTDIR || e == EISDIR;
     return fail(users_fault ? E_INPUT : E_FAILED, path, hint, "%s: %s", what, strerror(e));
 }
 
-const ErrorRecord *error_last(void) { return &record; }
-void error_adopt(const ErrorRecord *e) { record = *e; }
-void error_clear(void) { memset(&record, 0, sizeof record); }
-void error_mark_agreed(void) { record.agreed = true; }
+const ErrorRecord *error_last(void)
+{
+    return &record;
+}
+void error_adopt(const ErrorRecord *e)
+{
+    record = *e;
+}
+void error_clear(void)
+{
+    memset(&record, 0, sizeof record);
+}
+void error_mark_agreed(void)
+{
+    record.agreed = true;
+}
 
 void error_trace(const char *file, int line, const char *call)
 {
@@ -136,17 +148,34 @@ void log_debug(const char *fmt, ...)
 static void *checked(void *p, size_t bytes)
 {
     if (!p && bytes) {
-        fprintf(stderr, "attune: error: out of memory (%zu bytes asked)\n  hint: `attune plan RECIPE` tells what a run needs\n", bytes);
+        fprintf(stderr,
+                "attune: error: out of memory (%zu bytes asked)\n  hint: `attune plan RECIPE` tells what a run needs\n",
+                bytes);
         _exit(1);
     }
     return p;
 }
 
-void *xmalloc(size_t bytes) { return checked(malloc(bytes), bytes); }
-void *xcalloc(size_t count, size_t bytes) { return checked(calloc(count, bytes), count && bytes); }
-void *xrealloc(void *p, size_t bytes) { return checked(realloc(p, bytes), bytes); }
-char *xstrdup(const char *s) { return checked(strdup(s), 1); }
-char *xstrndup(const char *s, size_t n) { return checked(strndup(s, n), 1); }
+void *xmalloc(size_t bytes)
+{
+    return checked(malloc(bytes), bytes);
+}
+void *xcalloc(size_t count, size_t bytes)
+{
+    return checked(calloc(count, bytes), count && bytes);
+}
+void *xrealloc(void *p, size_t bytes)
+{
+    return checked(realloc(p, bytes), bytes);
+}
+char *xstrdup(const char *s)
+{
+    return checked(strdup(s), 1);
+}
+char *xstrndup(const char *s, size_t n)
+{
+    return checked(strndup(s, n), 1);
+}
 
 char *xasprintf(const char *fmt, ...)
 {
@@ -202,9 +231,18 @@ void *arena_alloc(Arena *a, size_t bytes)
     return a->base + at;
 }
 
-size_t arena_mark(const Arena *a) { return a->used; }
-size_t arena_peak(const Arena *a) { return a->peak; }
-bool arena_measuring(const Arena *a) { return !a->base; }
+size_t arena_mark(const Arena *a)
+{
+    return a->used;
+}
+size_t arena_peak(const Arena *a)
+{
+    return a->peak;
+}
+bool arena_measuring(const Arena *a)
+{
+    return !a->base;
+}
 void arena_reset(Arena *a, size_t mark)
 {
     ASSERT(mark <= a->used);
@@ -227,7 +265,10 @@ void buf_put(Buf *b, const void *data, size_t bytes)
     b->data[b->len] = 0;
 }
 
-void buf_puts(Buf *b, const char *s) { buf_put(b, s, strlen(s)); }
+void buf_puts(Buf *b, const char *s)
+{
+    buf_put(b, s, strlen(s));
+}
 
 void buf_printf(Buf *b, const char *fmt, ...)
 {
@@ -414,7 +455,8 @@ bool utf8_valid(const char *text, size_t bytes, size_t *bad_at)
         uint32_t cp = n == 1 ? c : c & (0xFFu >> (n + 1));
         size_t j = 1;
         for (; j < n && (s[i + j] & 0xC0) == 0x80; j++) cp = cp << 6 | (s[i + j] & 0x3F);
-        if (j < n || (n == 3 && cp < 0x800) || (n == 4 && (cp < 0x10000 || cp > 0x10FFFF)) || (cp >= 0xD800 && cp < 0xE000))
+        if (j < n || (n == 3 && cp < 0x800) || (n == 4 && (cp < 0x10000 || cp > 0x10FFFF)) ||
+            (cp >= 0xD800 && cp < 0xE000))
             break;
         i += n;
     }
@@ -444,7 +486,10 @@ void philox(uint64_t key, uint64_t counter_hi, uint64_t counter_lo, uint32_t out
     out[3] = c3;
 }
 
-uint64_t hash64(const void *data, size_t bytes, uint64_t seed) { return XXH64(data, bytes, seed); }
+uint64_t hash64(const void *data, size_t bytes, uint64_t seed)
+{
+    return XXH64(data, bytes, seed);
+}
 
 // ---- clocks and readings --------------------------------------------------------------------------------------------
 double now_ms(void)

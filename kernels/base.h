@@ -86,18 +86,24 @@ char *xstrdup(const char *s);
 char *xstrndup(const char *s, size_t n);
 char *xasprintf(const char *fmt, ...) PRINTF_LIKE(1, 2);
 // a*b and a+b of sizes out of foreign files: false on overflow.
-static inline bool mul_ok(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
-static inline bool add_ok(size_t a, size_t b, size_t *out) { return !__builtin_add_overflow(a, b, out); }
+static inline bool mul_ok(size_t a, size_t b, size_t *out)
+{
+    return !__builtin_mul_overflow(a, b, out);
+}
+static inline bool add_ok(size_t a, size_t b, size_t *out)
+{
+    return !__builtin_add_overflow(a, b, out);
+}
 
 // An arena hands out memory that lives until the arena is reset or freed; 64-byte aligned. It reserves address space and
 // commits pages as they are touched. An arena opened with measure=true hands out NULL and only counts: plans use it.
 typedef struct Arena Arena;
 int arena_open(Arena **out, const char *name, size_t capacity_bytes, bool measure);
-void arena_free(Arena *a);                       // NULL is fine
-void *arena_alloc(Arena *a, size_t bytes);       // 0 bytes gives NULL, so that an empty buffer cannot be used by mistake
-size_t arena_mark(const Arena *a);               // bytes in use now
-void arena_reset(Arena *a, size_t mark);         // gives back what was allocated since mark
-size_t arena_peak(const Arena *a);               // largest use so far, bytes
+void arena_free(Arena *a);                 // NULL is fine
+void *arena_alloc(Arena *a, size_t bytes); // 0 bytes gives NULL, so that an empty buffer cannot be used by mistake
+size_t arena_mark(const Arena *a);         // bytes in use now
+void arena_reset(Arena *a, size_t mark);   // gives back what was allocated since mark
+size_t arena_peak(const Arena *a);         // largest use so far, bytes
 bool arena_measuring(const Arena *a);
 
 // A growable byte string, always NUL-terminated once written to. Zero-initialise; free with buf_free.
@@ -115,11 +121,14 @@ void buf_free(Buf *b);
 // "did you mean" of hints; strings are compared up to 63 bytes.
 int edit_distance(const char *a, const char *b);
 
-#define COUNT_OF(a)   (sizeof(a) / sizeof((a)[0]))
-#define MIN(a, b)     ((a) < (b) ? (a) : (b))
-#define MAX(a, b)     ((a) > (b) ? (a) : (b))
+#define COUNT_OF(a)    (sizeof(a) / sizeof((a)[0]))
+#define MIN(a, b)      ((a) < (b) ? (a) : (b))
+#define MAX(a, b)      ((a) > (b) ? (a) : (b))
 #define ROUND_UP(x, m) (((x) + (m)-1) / (m) * (m))
-static inline bool streq(const char *a, const char *b) { return __builtin_strcmp(a, b) == 0; }
+static inline bool streq(const char *a, const char *b)
+{
+    return __builtin_strcmp(a, b) == 0;
+}
 
 // ---- files ----------------------------------------------------------------------------------------------------------
 int file_read(const char *path, size_t limit_bytes, char **out, size_t *bytes); // whole file, NUL added; caller frees
@@ -128,7 +137,7 @@ int file_write_atomic(const char *path, const void *data, size_t bytes);
 // Its parts, for files too large to be held: 0, or -1 and errno.
 int file_write_all(int fd, const void *data, size_t bytes);
 int file_sync_parent(const char *path); // fsync of the directory that path lies in
-int make_dirs(const char *path); // mkdir -p
+int make_dirs(const char *path);        // mkdir -p
 bool path_exists(const char *path);
 bool path_is_dir(const char *path);
 bool utf8_valid(const char *s, size_t bytes, size_t *bad_at); // strict: no surrogates, no overlong forms
@@ -137,9 +146,12 @@ bool utf8_valid(const char *s, size_t bytes, size_t *bad_at); // strict: no surr
 // A draw is named by what it is for: key = (seed, hash of the name), counter = (stream, index). Never by rank.
 void philox(uint64_t key, uint64_t counter_hi, uint64_t counter_lo, uint32_t out[4]);
 uint64_t hash64(const void *data, size_t bytes, uint64_t seed); // xxHash64
-static inline float u32_to_unit(uint32_t u) { return (float)(u >> 8) * 0x1p-24f; } // [0, 1)
+static inline float u32_to_unit(uint32_t u)
+{
+    return (float)(u >> 8) * 0x1p-24f;
+} // [0, 1)
 
 // ---- clocks and readings --------------------------------------------------------------------------------------------
-double now_ms(void);          // monotonic
-size_t rss_bytes(void);       // resident set of this process now
-size_t peak_rss_bytes(void);  // and at its highest
+double now_ms(void);         // monotonic
+size_t rss_bytes(void);      // resident set of this process now
+size_t peak_rss_bytes(void); // and at its highest

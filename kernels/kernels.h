@@ -24,12 +24,18 @@ const char *dtype_name(DType t); // "f32", "bf16", ...
 typedef uint16_t bf16_t; // bit pattern
 static inline float bf16_to_f32(bf16_t b)
 {
-    union { uint32_t u; float f; } v = {.u = (uint32_t)b << 16};
+    union {
+        uint32_t u;
+        float f;
+    } v = {.u = (uint32_t)b << 16};
     return v.f;
 }
 static inline bf16_t f32_to_bf16(float f) // nearest even; NaN stays NaN
 {
-    union { float f; uint32_t u; } v = {.f = f};
+    union {
+        float f;
+        uint32_t u;
+    } v = {.f = f};
     if ((v.u & 0x7fffffffu) > 0x7f800000u) return (bf16_t)(v.u >> 16 | 0x40);
     return (bf16_t)((v.u + 0x7fffu + (v.u >> 16 & 1)) >> 16);
 }

@@ -4,7 +4,8 @@
 
 typedef int ScoredFn(void *ctx, const Batch *b, const float *logp); // logp (M), host
 // Calls fn for each of this rank's micro-batches of the first `rows` rows (0: all).
-int evaluate_rows(Session *s, Activations *a, const Dataset *d, int micro_tokens, int64_t rows, ScoredFn *fn, void *ctx);
+int evaluate_rows(Session *s, Activations *a, const Dataset *d, int micro_tokens, int64_t rows, ScoredFn *fn,
+                  void *ctx);
 
 typedef struct LossSum {
     double loss, perplexity;

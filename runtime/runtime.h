@@ -29,7 +29,7 @@ int run_score(Comm *world, const ModelArgs *m, const char *data, const char *out
 typedef struct GenerateArgs {
     ModelArgs model;
     const char *prompt, *data, *out, *system; // system: of --chat and --prompt
-    bool chat, raw;                            // raw: the prompt is not put through the chat template
+    bool chat, raw;                           // raw: the prompt is not put through the chat template
     int max_new, top_k;
     double temperature, top_p;
     uint64_t seed;

@@ -21,7 +21,7 @@ typedef struct Trainer {
     Schedule schedule;
     AdamW adamw;
     RunDir *dir;
-    Saver *saver; // the asynchronous checkpoint writer; NULL until the first one
+    Saver *saver;              // the asynchronous checkpoint writer; NULL until the first one
     int64_t step, total_steps; // optimizer steps done; to do
     double run_ms;             // since the process began to train
     float *logp, *weight;      // (largest M) host

@@ -28,7 +28,7 @@ void grad_zero(GradSet *g);
 // computed into the caller's buffer and handed to grad_add.
 float *grad_direct(GradSet *g, int i);
 void grad_add(GradSet *g, int i, const float *dw);
-int grad_reduce(GradSet *g, Comm *data);       // after the last micro-batch
-const float *grad_get(GradSet *g, int i);      // f32 (valid until the next grad_get; order-free sums are converted)
-double grad_norm(GradSet *g);                  // L2 over all tensors; same bits on every rank
-bool grad_overflowed(const GradSet *g);        // a value that was added did not fit or was not finite (this rank)
+int grad_reduce(GradSet *g, Comm *data);  // after the last micro-batch
+const float *grad_get(GradSet *g, int i); // f32 (valid until the next grad_get; order-free sums are converted)
+double grad_norm(GradSet *g);             // L2 over all tensors; same bits on every rank
+bool grad_overflowed(const GradSet *g);   // a value that was added did not fit or was not finite (this rank)

@@ -10,12 +10,13 @@ typedef struct CkptTensor {
     DType t;          // F32, BF16, I64, U8
     int64_t shape[2]; // global; 1-D: {n, 1}
     int64_t row0, rows, col0, cols;
-    void *data;       // host memory, contiguous (rows, cols); on save read, on load written. rows == 0: this rank has no part
+    void *data; // host memory, contiguous (rows, cols); on save read, on load written. rows == 0: this rank has no part
 } CkptTensor;
 
 typedef struct CkptMeta {
     int64_t step;
-    char *json; // everything that is not a tensor: recipe text, data cursor, seeds, schedule position, versions, digests
+    char
+        *json; // everything that is not a tensor: recipe text, data cursor, seeds, schedule position, versions, digests
 } CkptMeta;
 
 // Collective. Ends published on all ranks or on none. Keeps the newest `keep` (0: all) that verify.

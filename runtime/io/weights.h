@@ -7,7 +7,7 @@
 typedef struct TensorInfo {
     const char *name; // owned by the Weights
     int ndim;
-    int64_t shape[8]; // row-major, outermost first
+    int64_t shape[8];   // row-major, outermost first
     const char *stored; // "F32", "BF16", "F16", "Q4_1", ... as the file says
     uint64_t bytes;     // in the file
 } TensorInfo;
@@ -26,7 +26,8 @@ int weights_find(const Weights *w, const char *hf_name); // index or -1
 int weights_read(Weights *w, int i, int64_t row0, int64_t rows, DType dst_t, void *dst);
 // The file's own metadata: for GGUF the value of a key as malloc'ed JSON text (arrays included), for safetensors a string of
 // __metadata__ (of the first shard that has one).
-char *weights_meta_json(const Weights *w, const char *key); // NULL when absent, or (with an error recorded) no longer readable
+char *weights_meta_json(const Weights *w,
+                        const char *key); // NULL when absent, or (with an error recorded) no longer readable
 bool weights_is_gguf(const Weights *w);
 uint64_t weights_total_bytes(const Weights *w); // of all tensors, as stored
 

@@ -33,7 +33,8 @@ static void carve_layer(Activations *a, Arena *step, LayerActs *k, int l)
     k->x_mid = arena_alloc(step, act_bytes(a, T, c->C));
     k->rstd2 = arena_alloc(step, (size_t)T * sizeof(float));
     k->gu = arena_alloc(step, act_bytes(a, T, 2 * c->F));
-    for (int id = 0; id < P_COUNT; id++) k->s[id] = arena_alloc(step, act_bytes(a, T, adapter_rank(a->m, l, (ParamId)id)));
+    for (int id = 0; id < P_COUNT; id++)
+        k->s[id] = arena_alloc(step, act_bytes(a, T, adapter_rank(a->m, l, (ParamId)id)));
 }
 
 static void carve_layers(Activations *a, Arena *step)
@@ -67,7 +68,8 @@ static void carve_backward(Activations *a, Arena *step)
         if (ad->dropout > 0) dropped = MAX(dropped, m->param[i].K);
     }
     for (int i = 0; i < m->n_trained; i++)
-        if (m->trained[i].param->id != P_EMBED) largest = MAX(largest, (size_t)m->trained[i].N * (size_t)m->trained[i].K);
+        if (m->trained[i].param->id != P_EMBED)
+            largest = MAX(largest, (size_t)m->trained[i].N * (size_t)m->trained[i].K);
     a->drop = arena_alloc(step, act_bytes(a, T, dropped));
     a->ds = arena_alloc(step, act_bytes(a, T, R));
     a->dx = arena_alloc(step, act_bytes(a, T, c->C));

@@ -12,11 +12,11 @@ static const Family *const families[] = {
 };
 
 // ---- fields ---------------------------------------------------------------------------------------------------------
-int config_float(const json_t *config, const char *key, double min, double max, bool required, double *out, const char *place)
+int config_float(const json_t *config, const char *key, double min, double max, bool required, double *out,
+                 const char *place)
 {
     const json_t *v = json_object_get(config, key);
-    if (!v || json_is_null(v))
-        return required ? fail(E_INPUT, place, NULL, "%s is missing", key) : OK;
+    if (!v || json_is_null(v)) return required ? fail(E_INPUT, place, NULL, "%s is missing", key) : OK;
     if (!json_is_number(v)) return fail(E_INPUT, place, NULL, "%s is not a number", key);
     double x = json_number_value(v);
     if (!(x >= min && x <= max)) return fail(E_INPUT, place, NULL, "%s is %g, allowed are %g to %g", key, x, min, max);
@@ -53,7 +53,8 @@ int config_sizes(ModelConfig *c, const json_t *config, const char *place)
     c->KV = c->NH;
     TRY(config_int(config, "num_key_value_heads", 1, 1 << 12, false, &c->KV, place));
     if (c->NH % c->KV)
-        return fail(E_INPUT, place, NULL, "num_attention_heads (%d) is not a multiple of num_key_value_heads (%d)", c->NH, c->KV);
+        return fail(E_INPUT, place, NULL, "num_attention_heads (%d) is not a multiple of num_key_value_heads (%d)",
+                    c->NH, c->KV);
     c->D = c->C / c->NH;
     TRY(config_int(config, "head_dim", 2, 512, false, &c->D, place));
     if (c->D < 2 || c->D > 512 || c->D % 2)
@@ -98,7 +99,8 @@ int config_rope(ModelConfig *c, const json_t *config, const char *place)
     if (c->rope_high_freq == c->rope_low_freq)
         return fail(E_INPUT, place, NULL, "high_freq_factor equals low_freq_factor (%g)", c->rope_low_freq);
     c->rope_original_positions = c->max_positions;
-    return config_int(scaling, "original_max_position_embeddings", 1, 1 << 30, false, &c->rope_original_positions, place);
+    return config_int(scaling, "original_max_position_embeddings", 1, 1 << 30, false, &c->rope_original_positions,
+                      place);
 }
 
 // ---- GGUF keys -> config.json ---------------------------------------------------------------------------------------
@@ -130,8 +132,8 @@ static int gguf_llama3_scaling(json_t *config, const Weights *w, const char *pat
 {
     if (weights_find(w, "rope_freqs.weight") < 0) return OK;
     for (double factor = 8; factor <= 32; factor *= 4) {
-        json_t *s = json_pack("{s:s, s:f, s:f, s:f, s:i}", "rope_type", "llama3", "factor", factor, "low_freq_factor", 1.0,
-                              "high_freq_factor", 4.0, "original_max_position_embeddings", 8192);
+        json_t *s = json_pack("{s:s, s:f, s:f, s:f, s:i}", "rope_type", "llama3", "factor", factor, "low_freq_factor",
+                              1.0, "high_freq_factor", 4.0, "original_max_position_embeddings", 8192);
         int i = weights_find(w, "rope_freqs.weight");
         int64_t n = weights_info(w, i)->shape[0];
         float last = 0;
@@ -142,7 +144,8 @@ static int gguf_llama3_scaling(json_t *config, const Weights *w, const char *pat
         }
         json_decref(s);
     }
-    return fail(E_INPUT, path, "convert the Hugging Face directory instead", "rope_freqs.weight follows no known Llama 3 scaling");
+    return fail(E_INPUT, path, "convert the Hugging Face directory instead",
+                "rope_freqs.weight follows no known Llama 3 scaling");
 }
 
 static json_t *gguf_config(const char *path, const Weights *w)
@@ -161,7 +164,8 @@ static json_t *gguf_config(const char *path, const Weights *w)
     int embed = weights_find(w, "model.embed_tokens.weight");
     if (embed >= 0) json_object_set_new(config, "vocab_size", json_integer(weights_info(w, embed)->shape[0]));
     json_object_set_new(config, "tie_word_embeddings", json_boolean(weights_find(w, "lm_head.weight") < 0));
-    json_object_set_new(config, "attention_bias", json_boolean(weights_find(w, "model.layers.0.self_attn.q_proj.bias") >= 0));
+    json_object_set_new(config, "attention_bias",
+                        json_boolean(weights_find(w, "model.layers.0.self_attn.q_proj.bias") >= 0));
     json_object_set_new(config, "mlp_bias", json_boolean(weights_find(w, "model.layers.0.mlp.gate_proj.bias") >= 0));
     json_object_set_new(config, "hidden_act", json_string("silu"));
     static const char *const ids[][2] = {{"bos_token_id", "tokenizer.ggml.bos_token_id"},
@@ -206,7 +210,8 @@ static const Family *family_find(const json_t *config)
     const char *arch = json_string_value(json_array_get(json_object_get(config, "architectures"), 0));
     const char *type = json_string_value(json_object_get(config, "model_type"));
     for (size_t i = 0; i < COUNT_OF(families); i++)
-        if (arch ? streq(families[i]->architecture, arch) : type && streq(families[i]->model_type, type)) return families[i];
+        if (arch ? streq(families[i]->architecture, arch) : type && streq(families[i]->model_type, type))
+            return families[i];
     return NULL;
 }
 
@@ -218,7 +223,8 @@ static void generation_ids(ModelConfig *c, const char *path)
     const char *file = tmpf("%s/generation_config.json", path);
     if (!path_exists(file) || file_read(file, 1 << 20, &text, &bytes) < 0) return;
     json_t *g = json_loadb(text, bytes, 0, NULL);
-    if (json_object_get(g, "eos_token_id")) read_ids(json_object_get(g, "eos_token_id"), c->eos, &c->n_eos, (int)COUNT_OF(c->eos));
+    if (json_object_get(g, "eos_token_id"))
+        read_ids(json_object_get(g, "eos_token_id"), c->eos, &c->n_eos, (int)COUNT_OF(c->eos));
     json_decref(g);
     free(text);
 }
@@ -234,7 +240,8 @@ int model_config_read(ModelConfig *out, const char *path, const Weights *w)
     if (!f) {
         const char *arch = json_string_value(json_array_get(json_object_get(config, "architectures"), 0));
         if (!arch) arch = json_string_value(json_object_get(config, "model_type"));
-        status = fail(E_INPUT, place, "supported: LlamaForCausalLM", "unknown architecture \"%s\"", arch ? arch : "(none)");
+        status =
+            fail(E_INPUT, place, "supported: LlamaForCausalLM", "unknown architecture \"%s\"", arch ? arch : "(none)");
     } else {
         snprintf(out->family, sizeof out->family, "%s", f->name);
         status = f->configure(out, config, place);

@@ -6,9 +6,9 @@
 struct KvCache {
     Model *m;
     int slots, capacity;
-    void *rows;  // (L, slots, capacity, 2*KV*D)
-    float *logits; // (slots, V)
-    int *length;   // (slots) positions filled
+    void *rows;                                 // (L, slots, capacity, 2*KV*D)
+    float *logits;                              // (slots, V)
+    int *length;                                // (slots) positions filled
     int32_t *q_start, *q_len, *k_start, *k_len; // (slots) of the extension under way
     int32_t *last;                              // (slots) row of each sequence's last token
     int32_t *pos;                               // (longest extension)
@@ -20,7 +20,8 @@ int kvcache_open(KvCache **out, Model *m, Arena *run, int slots, int capacity)
     const ModelConfig *c = &m->cfg;
     KvCache *k = xcalloc(1, sizeof *k);
     *k = (KvCache){.m = m, .slots = slots, .capacity = capacity};
-    k->rows = arena_alloc(run, (size_t)c->L * (size_t)slots * (size_t)capacity * 2 * (size_t)(c->KV * c->D) * dtype_size(m->t));
+    k->rows = arena_alloc(run, (size_t)c->L * (size_t)slots * (size_t)capacity * 2 * (size_t)(c->KV * c->D) *
+                                   dtype_size(m->t));
     k->logits = arena_alloc(run, (size_t)slots * (size_t)c->V * sizeof(float));
     k->length = xcalloc((size_t)slots, sizeof *k->length);
     int32_t **lists[] = {&k->q_start, &k->q_len, &k->k_start, &k->k_len, &k->last};
@@ -42,13 +43,20 @@ void kvcache_close(KvCache *k)
     free(k);
 }
 
-int kvcache_length(const KvCache *k, int slot) { return k->length[slot]; }
-void kvcache_clear(KvCache *k, int slot) { k->length[slot] = 0; }
+int kvcache_length(const KvCache *k, int slot)
+{
+    return k->length[slot];
+}
+void kvcache_clear(KvCache *k, int slot)
+{
+    k->length[slot] = 0;
+}
 
 static char *layer_rows(const KvCache *k, int l)
 {
     const ModelConfig *c = &k->m->cfg;
-    return (char *)k->rows + (size_t)l * (size_t)k->slots * (size_t)k->capacity * 2 * (size_t)(c->KV * c->D) * dtype_size(k->m->t);
+    return (char *)k->rows +
+           (size_t)l * (size_t)k->slots * (size_t)k->capacity * 2 * (size_t)(c->KV * c->D) * dtype_size(k->m->t);
 }
 
 // Positions, starts and lengths of the sequences of this extension.
@@ -63,7 +71,8 @@ static int describe(KvCache *k, const int *slot, const int *count, int n)
     for (int i = 0, at = 0; i < n; i++) {
         int have = k->length[slot[i]];
         if (have + count[i] > k->capacity || have + count[i] > k->m->positions)
-            return fail(E_FAILED, "generate", NULL, "a sequence of %d tokens does not fit the cache of %d", have + count[i], k->capacity);
+            return fail(E_FAILED, "generate", NULL, "a sequence of %d tokens does not fit the cache of %d",
+                        have + count[i], k->capacity);
         k->q_start[i] = at;
         k->q_len[i] = count[i];
         k->k_start[i] = slot[i] * k->capacity;
@@ -83,7 +92,8 @@ static void append_rows(Activations *a, const KvCache *k, int l, const void *kv,
     const size_t width = 2 * (size_t)(c->KV * c->D), size = dtype_size(a->m->t);
     for (int i = 0; i < n; i++) {
         size_t to = (size_t)(k->k_start[i] + k->k_len[i] - k->q_len[i]) * width, from = (size_t)k->q_start[i] * width;
-        d->op.convert(d, layer_rows(k, l) + to * size, a->m->t, (const char *)kv + from * size, a->m->t, (size_t)k->q_len[i] * width);
+        d->op.convert(d, layer_rows(k, l) + to * size, a->m->t, (const char *)kv + from * size, a->m->t,
+                      (size_t)k->q_len[i] * width);
     }
 }
 
@@ -96,11 +106,13 @@ static void cached_layer(Activations *a, const KvCache *k, int l, int n)
     char *rows = layer_rows(k, l);
     layer_qkv(a, l, y);
     append_rows(a, k, l, y->kv, n);
-    d->op.attn_fwd(d, a->m->t, y->o, Q, NULL, y->q, Q, rows, rows + (size_t)KVW * dtype_size(a->m->t), 2 * KVW, &a->shape);
+    d->op.attn_fwd(d, a->m->t, y->o, Q, NULL, y->q, Q, rows, rows + (size_t)KVW * dtype_size(a->m->t), 2 * KVW,
+                   &a->shape);
     layer_mlp(a, l, y, l + 1 < c->L ? a->layer[l + 1].x : a->x_out);
 }
 
-int decoder_extend(Activations *a, KvCache *k, const int *slot, const int *count, const int32_t *tokens, int n, float *logits)
+int decoder_extend(Activations *a, KvCache *k, const int *slot, const int *count, const int32_t *tokens, int n,
+                   float *logits)
 {
     Model *m = a->m;
     const ModelConfig *c = &m->cfg;
@@ -111,15 +123,25 @@ int decoder_extend(Activations *a, KvCache *k, const int *slot, const int *count
     a->T = T;
     a->M = n;
     a->dropping = false;
-    a->shape = (AttnShape){.S = n, .q_start = k->q_start, .q_len = k->q_len, .k_start = k->k_start, .k_len = k->k_len, .NH = c->NH,
-                           .KV = c->KV, .D = c->D, .scale = c->attn_scale, .softcap = c->attn_softcap, .window = c->window};
+    a->shape = (AttnShape){.S = n,
+                           .q_start = k->q_start,
+                           .q_len = k->q_len,
+                           .k_start = k->k_start,
+                           .k_len = k->k_len,
+                           .NH = c->NH,
+                           .KV = c->KV,
+                           .D = c->D,
+                           .scale = c->attn_scale,
+                           .softcap = c->attn_softcap,
+                           .window = c->window};
     TRY(d->upload(d, a->tokens, tokens, (size_t)T * sizeof *tokens));
     TRY(d->upload(d, a->pos, k->pos, (size_t)T * sizeof *k->pos));
     TRY(d->upload(d, a->head_row, k->last, (size_t)n * sizeof *k->last));
     d->op.embed_fwd(d, m->t, a->layer[0].x, &m->top[P_EMBED]->packed, a->tokens, c->embed_scale, T);
     for (int l = 0; l < c->L; l++) cached_layer(a, k, l, n);
     d->op.gather_rows(d, m->t, a->hg, a->x_out, a->head_row, c->C, n);
-    d->op.rmsnorm_fwd(d, m->t, a->hn, a->rstd_f, a->hg, m->top[P_FINAL_NORM]->vec, c->norm_offset, c->norm_eps, c->C, n);
+    d->op.rmsnorm_fwd(d, m->t, a->hn, a->rstd_f, a->hg, m->top[P_FINAL_NORM]->vec, c->norm_offset, c->norm_eps, c->C,
+                      n);
     d->op.head_logits(d, m->t, k->logits, a->hn, &model_head(m)->packed, c->final_softcap, n);
     for (int i = 0; i < n; i++) k->length[slot[i]] += count[i];
     return d->download(d, logits, k->logits, (size_t)n * (size_t)c->V * sizeof(float));

@@ -8,7 +8,8 @@
 #include <string.h>
 
 // ---- forward --------------------------------------------------------------------------------------------------------
-static LinearIn linear_in(const Activations *a, int l, LayerActs *k, ParamId id, ParamId bias, const void *x, int64_t ldx)
+static LinearIn linear_in(const Activations *a, int l, LayerActs *k, ParamId id, ParamId bias, const void *x,
+                          int64_t ldx)
 {
     const Layer *y = &a->m->layer[l];
     return (LinearIn){.p = y->p[id], .bias = y->p[bias], .x = x, .ldx = ldx, .s = k->s[id]};
@@ -21,7 +22,10 @@ static void norm(Activations *a, void *y, float *rstd, const void *x, const Para
     d->op.rmsnorm_fwd(d, a->m->t, y, rstd, x, w->vec, c->norm_offset, c->norm_eps, c->C, a->T);
 }
 
-static void *column(const Activations *a, void *base, int64_t col) { return (char *)base + (size_t)col * dtype_size(a->m->t); }
+static void *column(const Activations *a, void *base, int64_t col)
+{
+    return (char *)base + (size_t)col * dtype_size(a->m->t);
+}
 
 static void rotate(Activations *a, void *q, void *k, int64_t ldk, bool inverse)
 {
@@ -54,7 +58,8 @@ void layer_mlp(Activations *a, int l, LayerActs *k, void *x_next)
     LinearIn o = linear_in(a, l, k, P_O, P_O_BIAS, k->o, (int64_t)c->NH * c->D);
     linear_forward(a, &o, k->x_mid, c->C, k->x);
     norm(a, a->h, k->rstd2, k->x_mid, a->m->layer[l].p[P_MLP_NORM]);
-    LinearIn gate = linear_in(a, l, k, P_GATE, P_GATE_BIAS, a->h, c->C), up = linear_in(a, l, k, P_UP, P_UP_BIAS, a->h, c->C);
+    LinearIn gate = linear_in(a, l, k, P_GATE, P_GATE_BIAS, a->h, c->C),
+             up = linear_in(a, l, k, P_UP, P_UP_BIAS, a->h, c->C);
     linear_forward(a, &gate, k->gu, 2 * (int64_t)c->F, NULL);
     linear_forward(a, &up, column(a, k->gu, c->F), 2 * (int64_t)c->F, NULL);
     d->op.swiglu_fwd(d, a->m->t, a->a, k->gu, c->F, a->T);
@@ -80,8 +85,16 @@ static int upload_batch(Activations *a, const Batch *b)
     a->T = b->T;
     a->S = b->S;
     a->M = b->M;
-    a->shape = (AttnShape){.S = b->S, .q_start = b->seq_start, .q_len = b->seq_len, .k_start = b->seq_start, .k_len = b->seq_len,
-                           .NH = c->NH, .KV = c->KV, .D = c->D, .scale = c->attn_scale, .softcap = c->attn_softcap,
+    a->shape = (AttnShape){.S = b->S,
+                           .q_start = b->seq_start,
+                           .q_len = b->seq_len,
+                           .k_start = b->seq_start,
+                           .k_len = b->seq_len,
+                           .NH = c->NH,
+                           .KV = c->KV,
+                           .D = c->D,
+                           .scale = c->attn_scale,
+                           .softcap = c->attn_softcap,
                            .window = c->window};
     TRY(d->upload(d, a->tokens, b->tokens, (size_t)b->T * sizeof *b->tokens));
     TRY(d->upload(d, a->pos, b->pos, (size_t)b->T * sizeof *b->pos));
@@ -96,7 +109,8 @@ static void gather_head(Activations *a)
     Device *d = a->m->dev;
     const ModelConfig *c = &a->m->cfg;
     d->op.gather_rows(d, a->m->t, a->hg, a->x_out, a->head_row, c->C, a->M);
-    d->op.rmsnorm_fwd(d, a->m->t, a->hn, a->rstd_f, a->hg, a->m->top[P_FINAL_NORM]->vec, c->norm_offset, c->norm_eps, c->C, a->M);
+    d->op.rmsnorm_fwd(d, a->m->t, a->hn, a->rstd_f, a->hg, a->m->top[P_FINAL_NORM]->vec, c->norm_offset, c->norm_eps,
+                      c->C, a->M);
 }
 
 int decoder_forward(Activations *a, const Batch *b, bool training)
@@ -116,8 +130,8 @@ int decoder_logprobs(Activations *a, float *logp, float *entropy)
 {
     Device *d = a->m->dev;
     const size_t bytes = (size_t)a->M * sizeof(float);
-    d->op.head_fwd(d, a->m->t, a->logp, a->lse_head, entropy ? a->entropy : NULL, a->hn, &model_head(a->m)->packed, a->target,
-                   a->m->cfg.final_softcap, a->M);
+    d->op.head_fwd(d, a->m->t, a->logp, a->lse_head, entropy ? a->entropy : NULL, a->hn, &model_head(a->m)->packed,
+                   a->target, a->m->cfg.final_softcap, a->M);
     if (entropy) TRY(d->download(d, entropy, a->entropy, bytes));
     return d->download(d, logp, a->logp, bytes);
 }
@@ -144,8 +158,8 @@ static float *head_gradient(Activations *a, GradSet *g)
     return dw;
 }
 
-static void vector_gradient(Activations *a, GradSet *g, const Param *p, void *dx, const void *dy, const void *x, const float *rstd,
-                            bool accumulate_dx, int rows)
+static void vector_gradient(Activations *a, GradSet *g, const Param *p, void *dx, const void *dy, const void *x,
+                            const float *rstd, bool accumulate_dx, int rows)
 {
     Device *d = a->m->dev;
     const ModelConfig *c = &a->m->cfg;
@@ -184,14 +198,17 @@ int decoder_head_backward(Activations *a, const float *weight, GradSet *g)
 {
     Device *d = a->m->dev;
     TRY(d->upload(d, a->weight, weight, (size_t)a->M * sizeof(float)));
-    d->op.head_bwd(d, a->m->t, a->dhead, head_gradient(a, g), a->weight, a->lse_head, a->hn, &model_head(a->m)->packed, a->target,
-                   a->m->cfg.final_softcap, a->M);
+    d->op.head_bwd(d, a->m->t, a->dhead, head_gradient(a, g), a->weight, a->lse_head, a->hn, &model_head(a->m)->packed,
+                   a->target, a->m->cfg.final_softcap, a->M);
     head_to_decoder(a, g);
     return OK;
 }
 
 // ---- layers, backward -----------------------------------------------------------------------------------------------
-static bool param_trained(const Param *p) { return p && (p->slot >= 0 || p->adapter); }
+static bool param_trained(const Param *p)
+{
+    return p && (p->slot >= 0 || p->adapter);
+}
 
 // The lowest layer with anything trained in it; 0 when the embedding is trained, L when no layer is.
 static int lowest_layer(const Model *m)
@@ -215,7 +232,8 @@ static void mlp_backward(Activations *a, int l, LayerActs *k, GradSet *g)
     linear_backward(a, &down, a->da, c->F, false, a->dx, c->C, g);
     d->op.swiglu_bwd(d, t, k->gu, NULL, a->da, k->gu, c->F, a->T); // gu becomes its own gradient
     norm(a, a->h, k->rstd2, k->x_mid, y->p[P_MLP_NORM]);
-    LinearIn gate = linear_in(a, l, k, P_GATE, P_GATE_BIAS, a->h, c->C), up = linear_in(a, l, k, P_UP, P_UP_BIAS, a->h, c->C);
+    LinearIn gate = linear_in(a, l, k, P_GATE, P_GATE_BIAS, a->h, c->C),
+             up = linear_in(a, l, k, P_UP, P_UP_BIAS, a->h, c->C);
     linear_backward(a, &gate, a->dh, c->C, false, k->gu, F2, g);
     linear_backward(a, &up, a->dh, c->C, true, column(a, k->gu, c->F), F2, g);
     vector_gradient(a, g, y->p[P_MLP_NORM], a->dx, a->dh, k->x_mid, k->rstd2, true, a->T);
@@ -231,7 +249,8 @@ static void attention_backward(Activations *a, int l, LayerActs *k, bool below, 
     void *v = column(a, k->kv, KVW), *dv = column(a, a->dkv, KVW);
     LinearIn o = linear_in(a, l, k, P_O, P_O_BIAS, k->o, Q);
     linear_backward(a, &o, a->dout, Q, false, a->dx, c->C, g);
-    d->op.attn_bwd(d, a->m->t, a->dq, Q, a->dkv, dv, 2 * KVW, a->dout, k->o, Q, k->lse, k->q, Q, k->kv, v, 2 * KVW, &a->shape);
+    d->op.attn_bwd(d, a->m->t, a->dq, Q, a->dkv, dv, 2 * KVW, a->dout, k->o, Q, k->lse, k->q, Q, k->kv, v, 2 * KVW,
+                   &a->shape);
     rotate(a, a->dq, a->dkv, 2 * KVW, true);
     norm(a, a->h, k->rstd1, k->x, y->p[P_ATTN_NORM]);
     const bool norm_trained = y->p[P_ATTN_NORM]->slot >= 0;

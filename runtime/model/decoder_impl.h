@@ -6,16 +6,16 @@
 // What a layer leaves for its backward pass. h1, h2 (normed inputs) and the SwiGLU product are computed again there: cheaper to
 // redo than to keep.
 typedef struct LayerActs {
-    void *x;              // (T,C) the layer's input
-    float *rstd1;         // (T)
-    void *q;              // (T,NH*D) rotated
-    void *kv;             // (T,2*KV*D): k rotated, v
-    void *o;              // (T,NH*D) attention's output
-    float *lse;           // (NH,T)
-    void *x_mid;          // (T,C) after attention and its residual
-    float *rstd2;         // (T)
-    void *gu;             // (T,2F)
-    void *s[P_COUNT];     // (T,R) of each adapted linear, indexed by ParamId
+    void *x;          // (T,C) the layer's input
+    float *rstd1;     // (T)
+    void *q;          // (T,NH*D) rotated
+    void *kv;         // (T,2*KV*D): k rotated, v
+    void *o;          // (T,NH*D) attention's output
+    float *lse;       // (NH,T)
+    void *x_mid;      // (T,C) after attention and its residual
+    float *rstd2;     // (T)
+    void *gu;         // (T,2F)
+    void *s[P_COUNT]; // (T,R) of each adapted linear, indexed by ParamId
 } LayerActs;
 
 struct Activations {
@@ -29,18 +29,18 @@ struct Activations {
     float *rstd_f;    // (M)
 
     // scratch of one layer
-    void *h;          // (T,C) normed input
-    void *a;          // (T,F) SwiGLU product
-    void *drop;       // (T, widest K) dropped-out adapter input
-    void *ds;         // (T, largest R)
-    void *dx;         // (T,C) the gradient on its way down
-    void *dh;         // (T,C)
-    void *da;         // (T,F)
+    void *h;               // (T,C) normed input
+    void *a;               // (T,F) SwiGLU product
+    void *drop;            // (T, widest K) dropped-out adapter input
+    void *ds;              // (T, largest R)
+    void *dx;              // (T,C) the gradient on its way down
+    void *dh;              // (T,C)
+    void *da;              // (T,F)
     void *dq, *dkv, *dout; // as q, kv, o
-    void *dhead;      // (M,C)
-    float *dw;        // largest trained tensor: a gradient on its way to the GradSet
-    float *dembed;    // (V,C) when the embedding is trained and its gradient cannot go to the GradSet directly
-    float *dembed_at; // where this micro-batch's embedding gradient is being summed
+    void *dhead;           // (M,C)
+    float *dw;             // largest trained tensor: a gradient on its way to the GradSet
+    float *dembed;         // (V,C) when the embedding is trained and its gradient cannot go to the GradSet directly
+    float *dembed_at;      // where this micro-batch's embedding gradient is being summed
 
     // the micro-batch
     int T, S, M;
@@ -58,12 +58,12 @@ typedef struct LinearIn {
     const Param *bias; // or NULL
     const void *x;     // (T,K)
     int64_t ldx;
-    void *s;           // (T,R) the adapter's inner activation; NULL without adapter
+    void *s; // (T,R) the adapter's inner activation; NULL without adapter
 } LinearIn;
 void linear_forward(Activations *a, const LinearIn *in, void *y, int64_t ldy, const void *residual);
 // dx NULL: nothing below needs it
-void linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, const void *dy, int64_t lddy,
-                     GradSet *g);
+void linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, const void *dy,
+                     int64_t lddy, GradSet *g);
 // Where a tensor's gradient is to be written: into the GradSet itself (then it adds up), or into a->dw, to be handed over with
 // grad_done.
 float *grad_begin(Activations *a, GradSet *g, int slot, bool *accumulate);

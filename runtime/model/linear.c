@@ -15,7 +15,8 @@ static const void *adapter_input(Activations *a, const LinearIn *in, int64_t *ld
     Device *d = a->m->dev;
     *ld = in->ldx;
     if (!a->dropping || ad->dropout <= 0) return in->x;
-    d->op.dropout(d, a->m->t, a->drop, in->p->K, in->x, in->ldx, a->row_key, ad->stream, ad->dropout, false, in->p->K, a->T);
+    d->op.dropout(d, a->m->t, a->drop, in->p->K, in->x, in->ldx, a->row_key, ad->stream, ad->dropout, false, in->p->K,
+                  a->T);
     *ld = in->p->K;
     return a->drop;
 }
@@ -32,7 +33,8 @@ void linear_forward(Activations *a, const LinearIn *in, void *y, int64_t ldy, co
         d->op.lora_s(d, t, in->s, ad->R, x, ld, &ad->A, ad->scale, a->T);
         lr = (LowRank){.R = ad->R, .s = in->s, .lds = ad->R, .w = &ad->B};
     }
-    d->op.linear_fwd(d, t, y, ldy, in->x, in->ldx, &in->p->packed, ad ? &lr : NULL, in->bias ? in->bias->vec : NULL, residual, a->T);
+    d->op.linear_fwd(d, t, y, ldy, in->x, in->ldx, &in->p->packed, ad ? &lr : NULL, in->bias ? in->bias->vec : NULL,
+                     residual, a->T);
 }
 
 float *grad_begin(Activations *a, GradSet *g, int slot, bool *accumulate)
@@ -47,7 +49,8 @@ void grad_done(Activations *a, GradSet *g, int slot)
     if (!grad_direct(g, slot)) grad_add(g, slot, a->dw);
 }
 
-static void weight_gradient(Activations *a, GradSet *g, int slot, const void *dy, int64_t lddy, const void *x, int64_t ldx, int N, int K)
+static void weight_gradient(Activations *a, GradSet *g, int slot, const void *dy, int64_t lddy, const void *x,
+                            int64_t ldx, int N, int K)
 {
     Device *d = a->m->dev;
     bool accumulate;
@@ -56,8 +59,8 @@ static void weight_gradient(Activations *a, GradSet *g, int slot, const void *dy
     grad_done(a, g, slot);
 }
 
-void linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, const void *dy, int64_t lddy,
-                     GradSet *g)
+void linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, const void *dy,
+                     int64_t lddy, GradSet *g)
 {
     Device *d = a->m->dev;
     const DType t = a->m->t;

@@ -5,7 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLICE_BYTES = 256 << 10, PANEL_ROWS = 32 }; // slices end on panel boundaries, so that threads never share a panel
+enum {
+    SLICE_BYTES = 256 << 10,
+    PANEL_ROWS = 32
+}; // slices end on panel boundaries, so that threads never share a panel
 
 // ---- the table ------------------------------------------------------------------------------------------------------
 typedef struct ParamShape {
@@ -29,15 +32,19 @@ static ParamShape param_shape(const ModelConfig *c, ParamId id)
     const int V = c->V, C = c->C, F = c->F, Q = c->NH * c->D, KVW = c->KV * c->D;
     (void)V, (void)C, (void)F, (void)Q, (void)KVW;
     switch (id) {
-#define PARAM(id, name, rows, cols, flags, when) \
-    case P_##id: return (ParamShape){rows, cols, when};
+#define PARAM(id, name, rows, cols, flags, when)                                                                       \
+    case P_##id:                                                                                                       \
+        return (ParamShape){rows, cols, when};
 #include "model/params.def"
 #undef PARAM
     default: return (ParamShape){0};
     }
 }
 
-unsigned param_id_flags(ParamId id) { return param_flags[id]; }
+unsigned param_id_flags(ParamId id)
+{
+    return param_flags[id];
+}
 
 static void add_param(Model *m, ParamId id, int layer)
 {
@@ -67,7 +74,10 @@ static void build_table(Model *m)
     add_param(m, P_HEAD, -1);
 }
 
-Param *model_head(Model *m) { return m->top[P_HEAD] ? m->top[P_HEAD] : m->top[P_EMBED]; }
+Param *model_head(Model *m)
+{
+    return m->top[P_HEAD] ? m->top[P_HEAD] : m->top[P_EMBED];
+}
 
 int64_t model_params(const Model *m)
 {
@@ -86,7 +96,8 @@ int64_t model_trained_params(const Model *m)
 int model_tokens_check(const Model *m, int tokenizer_vocab, const char *place)
 {
     if (tokenizer_vocab <= m->cfg.V) return OK;
-    return fail(E_INPUT, place, "take the tokenizer that belongs to the model, or one whose added tokens have rows in the embedding",
+    return fail(E_INPUT, place,
+                "take the tokenizer that belongs to the model, or one whose added tokens have rows in the embedding",
                 "the tokenizer has ids up to %d, the model's embedding %d rows", tokenizer_vocab - 1, m->cfg.V);
 }
 
@@ -97,15 +108,15 @@ static int check_shapes(Model *m, const Weights *w)
         const Param *p = &m->param[i];
         int at = weights_find(w, p->name);
         if (at < 0)
-            return fail(E_INPUT, tmpf("%s: %s", m->base, p->name), "is the download complete, and config.json of the same model?",
-                        "the weights lack this tensor");
+            return fail(E_INPUT, tmpf("%s: %s", m->base, p->name),
+                        "is the download complete, and config.json of the same model?", "the weights lack this tensor");
         const TensorInfo *t = weights_info(w, at);
         bool vector = p->K == 1;
         if (t->ndim != (vector ? 1 : 2) || t->shape[0] != p->N || (!vector && t->shape[1] != p->K))
             return fail(E_INPUT, tmpf("%s: %s", m->base, p->name), "config.json and weights belong to different models",
-                        "the shape is [%lld%s%s], the configuration says [%d%s%s]", (long long)t->shape[0], t->ndim > 1 ? ", " : "",
-                        t->ndim > 1 ? tmpf("%lld", (long long)t->shape[1]) : "", p->N, vector ? "" : ", ",
-                        vector ? "" : tmpf("%d", p->K));
+                        "the shape is [%lld%s%s], the configuration says [%d%s%s]", (long long)t->shape[0],
+                        t->ndim > 1 ? ", " : "", t->ndim > 1 ? tmpf("%lld", (long long)t->shape[1]) : "", p->N,
+                        vector ? "" : ", ", vector ? "" : tmpf("%d", p->K));
     }
     return OK;
 }
@@ -238,8 +249,7 @@ int model_open(Model **out, Device *d, DType t, Arena *run, const char *path, in
     TRY_DONE(model_config_read(&m->cfg, path, w));
     build_table(m);
     TRY_DONE(check_shapes(m, w));
-    if (spec->adapter_dir)
-        TRY_DONE(weights_open(&adapter, tmpf("%s/adapter_model.safetensors", spec->adapter_dir)));
+    if (spec->adapter_dir) TRY_DONE(weights_open(&adapter, tmpf("%s/adapter_model.safetensors", spec->adapter_dir)));
     allocate(m);
     TRY_DONE(trainable_setup(m, spec));
     TRY_DONE(build_rope(m, positions));

@@ -13,11 +13,11 @@ typedef enum RopeKind { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 } RopeKind;
 typedef struct ModelConfig {
     char family[24];
     int L, C, NH, KV, D, F, V;
-    int rot;            // rotated part of each head (<= D)
-    int max_positions;  // that the model was made for
+    int rot;                     // rotated part of each head (<= D)
+    int max_positions;           // that the model was made for
     float norm_eps, norm_offset; // weight is norm_offset + w
     float embed_scale, attn_scale, attn_softcap, final_softcap;
-    int window;         // 0: full attention
+    int window; // 0: full attention
     bool tied, attn_bias, mlp_bias;
     double rope_theta;
     RopeKind rope_kind;
@@ -36,7 +36,8 @@ typedef struct Family {
 
 // Reads config.json of a directory, or the keys of a GGUF file brought into config.json's form. Every field is range-checked.
 int model_config_read(ModelConfig *out, const char *path, const Weights *w);
-json_t *model_config_json(const char *path, const Weights *w); // the (equivalent) config.json; new reference, NULL on error
+json_t *model_config_json(const char *path,
+                          const Weights *w); // the (equivalent) config.json; new reference, NULL on error
 
 // ---- parameters -----------------------------------------------------------------------------------------------------
 typedef enum ParamId {
@@ -46,38 +47,38 @@ typedef enum ParamId {
     P_COUNT
 } ParamId;
 
-enum { // flags of a row of params.def
-    PF_LINEAR = 1,  // a matrix that multiplies activations: held packed
-    PF_LAYER = 2,   // one per layer
-    PF_ADAPT = 4,   // LoRA may sit on it
+enum {             // flags of a row of params.def
+    PF_LINEAR = 1, // a matrix that multiplies activations: held packed
+    PF_LAYER = 2,  // one per layer
+    PF_ADAPT = 4,  // LoRA may sit on it
 };
 
 typedef struct Adapter {
     int R;
-    float scale, dropout;  // scale = alpha / R, or alpha / sqrt(R)
-    uint64_t stream;       // of its dropout mask: hash of the module's name
-    Packed A, B;           // (R,K) and (N,R), what the kernels read
-    int slot_a, slot_b;    // in Model.trained
+    float scale, dropout; // scale = alpha / R, or alpha / sqrt(R)
+    uint64_t stream;      // of its dropout mask: hash of the module's name
+    Packed A, B;          // (R,K) and (N,R), what the kernels read
+    int slot_a, slot_b;   // in Model.trained
 } Adapter;
 
 typedef struct Param {
     ParamId id;
-    int layer;         // -1 outside layers
-    char name[96];     // HF checkpoint name
-    int N, K;          // K == 1: a vector
-    Packed packed;     // PF_LINEAR
-    float *vec;        // vectors: f32
-    int slot;          // in Model.trained, or -1: frozen
-    Adapter *adapter;  // or NULL
+    int layer;        // -1 outside layers
+    char name[96];    // HF checkpoint name
+    int N, K;         // K == 1: a vector
+    Packed packed;    // PF_LINEAR
+    float *vec;       // vectors: f32
+    int slot;         // in Model.trained, or -1: frozen
+    Adapter *adapter; // or NULL
 } Param;
 
 // One f32 tensor that the optimizer moves. ZeRO, checkpoints, export and clipping read this list.
 typedef struct Trainable {
-    char name[128];     // "model.layers.0.mlp.up_proj.weight", or ".lora_A.weight" of an adapter
+    char name[128]; // "model.layers.0.mlp.up_proj.weight", or ".lora_A.weight" of an adapter
     Param *param;
-    Packed *packed;     // to be packed anew after an update; NULL for vectors
+    Packed *packed; // to be packed anew after an update; NULL for vectors
     int N, K;
-    bool decay;         // two or more dimensions
+    bool decay; // two or more dimensions
     bool adapter;
     float *master, *m, *v;
 } Trainable;
@@ -99,17 +100,17 @@ typedef struct Model {
     int n_trained;
     float *rope_cos, *rope_sin; // (positions, rot/2)
     int positions;
-    char base[512];      // the path it was read from
+    char base[512]; // the path it was read from
 } Model;
 
 typedef struct TrainSpec {
-    const char *method;                // "none", "lora", "full", "freeze"
-    const char *const *freeze_train;   // regexes
+    const char *method;              // "none", "lora", "full", "freeze"
+    const char *const *freeze_train; // regexes
     int n_freeze_train;
-    const PeftConfig *lora;            // method lora: shape of the adapter (from the recipe or from a directory)
-    const char *adapter_dir;           // where its values come from; NULL: initialised from seed
+    const PeftConfig *lora;  // method lora: shape of the adapter (from the recipe or from a directory)
+    const char *adapter_dir; // where its values come from; NULL: initialised from seed
     uint64_t seed;
-    bool optimizer;                    // allocate m and v
+    bool optimizer; // allocate m and v
 } TrainSpec;
 
 // Opens path (HF directory, GGUF, attune checkpoint), checks every tensor's shape against the configuration, allocates from `run`
@@ -117,9 +118,10 @@ typedef struct TrainSpec {
 int model_open(Model **out, Device *d, DType t, Arena *run, const char *path, int positions, const TrainSpec *spec);
 void model_close(Model *m); // not the arena
 Param *model_head(Model *m);
-int64_t model_params(const Model *m);         // of the base
+int64_t model_params(const Model *m); // of the base
 int64_t model_trained_params(const Model *m);
-int model_tokens_check(const Model *m, int tokenizer_vocab, const char *place); // E_INPUT when ids could exceed the embedding
+int model_tokens_check(const Model *m, int tokenizer_vocab,
+                       const char *place); // E_INPUT when ids could exceed the embedding
 
 // Packs trainable i's master anew after the optimizer moved it.
 void trainable_pack(Model *m, int i);
@@ -157,6 +159,7 @@ int kvcache_open(KvCache **out, Model *m, Arena *run, int slots, int capacity);
 void kvcache_close(KvCache *c);
 // Appends, for each of n sequences, count[i] tokens to cache slot slot[i] (positions follow on) and gives the logits after
 // each sequence's last token: logits (n,V), host. tokens: concatenated.
-int decoder_extend(Activations *a, KvCache *c, const int *slot, const int *count, const int32_t *tokens, int n, float *logits);
+int decoder_extend(Activations *a, KvCache *c, const int *slot, const int *count, const int32_t *tokens, int n,
+                   float *logits);
 int kvcache_length(const KvCache *c, int slot);
 void kvcache_clear(KvCache *c, int slot);

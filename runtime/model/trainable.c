@@ -32,7 +32,8 @@ static int regex_compile(pcre2_code **out, const char *pattern, uint32_t options
     if (*out) return OK;
     PCRE2_UCHAR message[128];
     pcre2_get_error_message(code, message, sizeof message);
-    return fail(E_INPUT, place, NULL, "regular expression \"%s\", character %zu: %s", pattern, (size_t)at + 1, (char *)message);
+    return fail(E_INPUT, place, NULL, "regular expression \"%s\", character %zu: %s", pattern, (size_t)at + 1,
+                (char *)message);
 }
 
 static bool regex_matches(const pcre2_code *re, const char *text)
@@ -71,8 +72,8 @@ static int select_freeze(Model *m, const TrainSpec *spec)
         }
         pcre2_code_free(re);
         if (!hits)
-            return fail(E_INPUT, "freeze.train", "`attune inspect MODEL` lists the names", "\"%s\" matches no parameter of the model",
-                        pattern);
+            return fail(E_INPUT, "freeze.train", "`attune inspect MODEL` lists the names",
+                        "\"%s\" matches no parameter of the model", pattern);
     }
     return OK;
 }
@@ -114,13 +115,14 @@ static int lora_by_names(Model *m, const PeftConfig *c)
             module_name(p, module, sizeof module);
             if (p->vec || !target_matches(*target, module)) continue;
             if (!(param_id_flags(p->id) & PF_ADAPT))
-                return fail(E_INPUT, "lora.targets", "adapters sit on the linear layers of the blocks", "\"%s\" cannot carry an adapter",
-                            *target);
+                return fail(E_INPUT, "lora.targets", "adapters sit on the linear layers of the blocks",
+                            "\"%s\" cannot carry an adapter", *target);
             hits++;
             if (!p->adapter) add_adapter(m, p, c);
         }
         if (!hits)
-            return fail(E_INPUT, "lora.targets", "for this family: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
+            return fail(E_INPUT, "lora.targets",
+                        "for this family: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
                         "\"%s\" names no linear layer of the model", *target);
     }
     return OK;
@@ -137,7 +139,8 @@ static int lora_by_regex(Model *m, const PeftConfig *c)
         if ((param_id_flags(p->id) & PF_ADAPT) && regex_matches(re, module)) add_adapter(m, p, c);
     }
     pcre2_code_free(re);
-    return m->n_trained ? OK : fail(E_INPUT, "target_modules", NULL, "\"%s\" matches no linear layer", c->targets_regex);
+    return m->n_trained ? OK
+                        : fail(E_INPUT, "target_modules", NULL, "\"%s\" matches no linear layer", c->targets_regex);
 }
 
 static int select_lora(Model *m, const PeftConfig *c)
@@ -196,7 +199,8 @@ static int read_adapter_tensor(Trainable *t, Weights *w, float *host)
     if (at < 0) return fail(E_INPUT, name, "is it an adapter for this model?", "the adapter lacks this tensor");
     const TensorInfo *info = weights_info(w, at);
     if (info->ndim != 2 || info->shape[0] != t->N || info->shape[1] != t->K)
-        return fail(E_INPUT, name, "the adapter was made for another model, or its rank differs from its adapter_config.json",
+        return fail(E_INPUT, name,
+                    "the adapter was made for another model, or its rank differs from its adapter_config.json",
                     "the adapter's shape is [%lld, %lld], the model needs [%d, %d]", (long long)info->shape[0],
                     (long long)(info->ndim > 1 ? info->shape[1] : 1), t->N, t->K);
     return weights_read(w, at, 0, t->N, DT_F32, host);
@@ -208,8 +212,11 @@ static int check_adapter_names(const Model *m, const Weights *w)
     for (int i = 0; i < weights_count(w); i++) {
         const char *name = weights_info(w, i)->name;
         bool known = false;
-        for (int k = 0; k < m->n_trained && !known; k++) known = streq(name, tmpf("base_model.model.%s", m->trained[k].name));
-        if (!known) return fail(E_INPUT, name, "is it an adapter for this model?", "the adapter holds a tensor that fits no target");
+        for (int k = 0; k < m->n_trained && !known; k++)
+            known = streq(name, tmpf("base_model.model.%s", m->trained[k].name));
+        if (!known)
+            return fail(E_INPUT, name, "is it an adapter for this model?",
+                        "the adapter holds a tensor that fits no target");
     }
     return OK;
 }

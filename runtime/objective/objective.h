@@ -10,8 +10,10 @@ typedef struct ObjectiveStep {
 typedef struct Objective {
     const char *name;
     bool weights_known; // weights do not depend on log-probabilities: forward and backward of the head are one pass
-    void (*weigh)(const ObjectiveStep *s, const Batch *b, const float *logp, float *weight); // logp is NULL when weights_known
-    double (*loss)(const ObjectiveStep *s, const Batch *b, const float *logp); // this micro-batch's share, not yet divided
+    void (*weigh)(const ObjectiveStep *s, const Batch *b, const float *logp,
+                  float *weight); // logp is NULL when weights_known
+    double (*loss)(const ObjectiveStep *s, const Batch *b,
+                   const float *logp); // this micro-batch's share, not yet divided
 } Objective;
 
 const Objective *objective_find(const char *name); // NULL: unknown

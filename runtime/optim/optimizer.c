@@ -23,8 +23,8 @@ void optimizer_step(Model *m, GradSet *g, const AdamW *o, double lr, double norm
     for (int i = 0; i < m->n_trained; i++) {
         Trainable *t = &m->trained[i];
         double decay = t->decay ? o->weight_decay : 0;
-        m->dev->op.adamw(m->dev, t->master, t->m, t->v, grad_get(g, i), scale, (float)lr, (float)o->beta1, (float)o->beta2, (float)o->eps,
-                         (float)decay, step, (size_t)t->N * (size_t)t->K);
+        m->dev->op.adamw(m->dev, t->master, t->m, t->v, grad_get(g, i), scale, (float)lr, (float)o->beta1,
+                         (float)o->beta2, (float)o->eps, (float)decay, step, (size_t)t->N * (size_t)t->K);
         trainable_pack(m, i);
     }
 }

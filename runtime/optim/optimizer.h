@@ -3,8 +3,8 @@
 #include "model/model.h"
 
 typedef struct Schedule {
-    const char *kind; // "cosine", "linear", "constant"
-    double lr, min_lr; // peak, and the end as a share of it
+    const char *kind;      // "cosine", "linear", "constant"
+    double lr, min_lr;     // peak, and the end as a share of it
     int64_t warmup, total; // steps
 } Schedule;
 // warmup below 1 is a share of the steps (rounded up, as transformers does), from 1 on a number of steps

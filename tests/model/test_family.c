@@ -44,14 +44,16 @@ static void load_rows(Rows *r, const char *path)
     for (int i = 0; i < r->n; i++) {
         json_t *ids = json_object_get(json_array_get(lines, (size_t)i), "tokens");
         r->length[i] = (int)json_array_size(ids);
-        for (int k = 0; k < r->length[i]; k++) r->id[i][k] = (int32_t)json_integer_value(json_array_get(ids, (size_t)k));
+        for (int k = 0; k < r->length[i]; k++)
+            r->id[i][k] = (int32_t)json_integer_value(json_array_get(ids, (size_t)k));
     }
     json_decref(lines);
 }
 
 typedef struct TestBatch {
     Batch b;
-    int32_t tokens[MAX_T], pos[MAX_T], seq_start[MAX_ROWS], seq_len[MAX_ROWS], head_row[MAX_T], target[MAX_T], head_seq[MAX_T];
+    int32_t tokens[MAX_T], pos[MAX_T], seq_start[MAX_ROWS], seq_len[MAX_ROWS], head_row[MAX_T], target[MAX_T],
+        head_seq[MAX_T];
     uint64_t key[MAX_T];
     int64_t row[MAX_ROWS];
 } TestBatch;
@@ -60,8 +62,15 @@ static void make_batch(TestBatch *t, const Rows *r, int first, int rows)
 {
     memset(t, 0, sizeof *t);
     Batch *b = &t->b;
-    *b = (Batch){.tokens = t->tokens, .pos = t->pos, .seq_start = t->seq_start, .seq_len = t->seq_len, .row_key = t->key,
-                 .head_row = t->head_row, .target = t->target, .row = t->row, .head_seq = t->head_seq};
+    *b = (Batch){.tokens = t->tokens,
+                 .pos = t->pos,
+                 .seq_start = t->seq_start,
+                 .seq_len = t->seq_len,
+                 .row_key = t->key,
+                 .head_row = t->head_row,
+                 .target = t->target,
+                 .row = t->row,
+                 .head_seq = t->head_seq};
     for (int s = 0; s < rows; s++) {
         t->seq_start[s] = b->T;
         t->seq_len[s] = r->length[first + s];
@@ -83,7 +92,8 @@ typedef struct Case {
     const char *device;
     bool packed, recompute;
 } Case;
-static const Case cases[] = {{"cpu-ref", true, false}, {"cpu", true, false}, {"cpu", false, false}, {"cpu", true, true}};
+static const Case cases[] = {
+    {"cpu-ref", true, false}, {"cpu", true, false}, {"cpu", false, false}, {"cpu", true, true}};
 
 typedef struct World {
     Device *dev;
@@ -133,7 +143,10 @@ static void close_world(World *w)
     peft_config_free(&w->peft);
 }
 
-static const char *param_file(const char *family, const char *name) { return tmpf("%s%s/%s", GOLDEN, family, name); }
+static const char *param_file(const char *family, const char *name)
+{
+    return tmpf("%s%s/%s", GOLDEN, family, name);
+}
 
 // ---- log-probabilities ----------------------------------------------------------------------------------------------
 static void check_logprobs(World *w, const Case *c, const char *tokens, const char *golden, double tolerance)
@@ -153,7 +166,8 @@ static void check_logprobs(World *w, const Case *c, const char *tokens, const ch
             assert_int_equal(json_array_size(want), rows.length[first + s] - 1);
             for (size_t k = 0; k < json_array_size(want); k++, i++) {
                 double x = json_number_value(json_array_get(want, k));
-                if (!(fabs(logp[i] - x) < tolerance)) fail_msg("%s row %d token %zu: %g, want %g", golden, first + s, k + 1, logp[i], x);
+                if (!(fabs(logp[i] - x) < tolerance))
+                    fail_msg("%s row %d token %zu: %g, want %g", golden, first + s, k + 1, logp[i], x);
             }
         }
     }
@@ -169,9 +183,11 @@ static void test_logprobs(void **state)
         for (size_t c = 0; c < COUNT_OF(cases); c++) {
             World w;
             open_world(&w, &cases[c], families[f], "none", NULL);
-            check_logprobs(&w, &cases[c], param_file(families[f], "tokens.jsonl"), param_file(families[f], "logprobs.jsonl"), 5e-5);
+            check_logprobs(&w, &cases[c], param_file(families[f], "tokens.jsonl"),
+                           param_file(families[f], "logprobs.jsonl"), 5e-5);
             if (streq(families[f], "llama3"))
-                check_logprobs(&w, &cases[c], param_file(families[f], "tokens_long.jsonl"), param_file(families[f], "logprobs_long.jsonl"), 5e-5);
+                check_logprobs(&w, &cases[c], param_file(families[f], "tokens_long.jsonl"),
+                               param_file(families[f], "logprobs_long.jsonl"), 5e-5);
             close_world(&w);
         }
 }
@@ -229,27 +245,31 @@ static void test_gradients(void **state)
             World w;
             open_world(&w, &cases[c], families[f], "full", NULL);
             load_rows(&rows, param_file(families[f], "tokens.jsonl"));
-            json_t *golden = load_json(param_file(families[f], "grads.json"), 0), *params = json_object_get(golden, "params");
+            json_t *golden = load_json(param_file(families[f], "grads.json"), 0),
+                   *params = json_object_get(golden, "params");
             double loss = gradients(&w, &cases[c], &rows);
             near_relative(loss, json_number_value(json_object_get(golden, "loss")), 1, 1e-5, "loss");
             assert_int_equal(json_object_size(params), w.m->n_trained);
             for (int i = 0; i < w.m->n_trained; i++) {
                 const Trainable *t = &w.m->trained[i];
-                check_tensor(t->name, grad_get(w.g, i), (size_t)t->N * (size_t)t->K, json_object_get(params, t->name), 5e-5);
+                check_tensor(t->name, grad_get(w.g, i), (size_t)t->N * (size_t)t->K, json_object_get(params, t->name),
+                             5e-5);
             }
             json_decref(golden);
             close_world(&w);
         }
 }
 
-static void follow(World *w, const Case *c, const Rows *rows, const json_t *golden, double lr, double wd, double tolerance)
+static void follow(World *w, const Case *c, const Rows *rows, const json_t *golden, double lr, double wd,
+                   double tolerance)
 {
     const json_t *losses = json_object_get(golden, "losses"), *norms = json_object_get(golden, "grad_norms");
     const AdamW adamw = {0.9, 0.999, 1e-8, wd, 1.0};
     for (size_t i = 0; i < json_array_size(losses); i++) {
         double loss = gradients(w, c, rows), norm = grad_norm(w->g);
         near_relative(loss, json_number_value(json_array_get(losses, i)), 1, 5e-5, tmpf("loss of step %zu", i + 1));
-        near_relative(norm, json_number_value(json_array_get(norms, i)), 1e-3, tolerance, tmpf("norm of step %zu", i + 1));
+        near_relative(norm, json_number_value(json_array_get(norms, i)), 1e-3, tolerance,
+                      tmpf("norm of step %zu", i + 1));
         optimizer_step(w->m, w->g, &adamw, lr, norm, (int64_t)i + 1);
     }
 }
@@ -287,7 +307,8 @@ static void check_adapter(World *w, const char *dir)
         assert_true(at >= 0);
         check(weights_read(final, at, 0, t->N, DT_F32, want));
         for (size_t k = 0; k < n; k++)
-            if (!(fabsf(t->master[k] - want[k]) < 5e-4f)) fail_msg("%s[%zu]: %g, want %g", t->name, k, t->master[k], want[k]);
+            if (!(fabsf(t->master[k] - want[k]) < 5e-4f))
+                fail_msg("%s[%zu]: %g, want %g", t->name, k, t->master[k], want[k]);
         free(want);
     }
     weights_close(final);
@@ -296,7 +317,10 @@ static void check_adapter(World *w, const char *dir)
 static void test_lora(void **state)
 {
     (void)state;
-    static const char *const runs[][2] = {{"llama", "lora"}, {"llama_untied", "lora"}, {"llama3", "lora"}, {"llama", "peft/rslora"},
+    static const char *const runs[][2] = {{"llama", "lora"},
+                                          {"llama_untied", "lora"},
+                                          {"llama3", "lora"},
+                                          {"llama", "peft/rslora"},
                                           {"llama", "peft/pattern"}};
     static Rows rows;
     static char dir[512], tokens[512], init[600], after[600];
@@ -347,7 +371,8 @@ static void test_generate(void **state)
             for (size_t i = 0; i < 2; i++) {
                 json_t *p = json_object_get(json_array_get(golden, i), "prompt");
                 count[i] = (int)json_array_size(p);
-                for (int k = 0; k < count[i]; k++) prompt[T++] = (int32_t)json_integer_value(json_array_get(p, (size_t)k));
+                for (int k = 0; k < count[i]; k++)
+                    prompt[T++] = (int32_t)json_integer_value(json_array_get(p, (size_t)k));
             }
             check(decoder_extend(w.a, cache, slot, count, prompt, 2, logits));
             for (size_t k = 0; k < 24; k++) {
@@ -367,7 +392,8 @@ static void test_generate(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_logprobs), cmocka_unit_test(test_gradients), cmocka_unit_test(test_full),
-                                       cmocka_unit_test(test_lora), cmocka_unit_test(test_generate)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_logprobs), cmocka_unit_test(test_gradients),
+                                       cmocka_unit_test(test_full), cmocka_unit_test(test_lora),
+                                       cmocka_unit_test(test_generate)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
