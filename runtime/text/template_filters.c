@@ -78,12 +78,17 @@ static int f_title(Eval *e, const Value *v, const Args *a, Value *out)
     Str s;
     Buf text = {0};
     bool start = true;
+    int32_t rest = 0; // where the part of the word that is lowered begins
     (void)a;
     TRY(value_str(e, v, &s));
     TRY(eval_charge(e, (size_t)s.n));
     for (int32_t at = 0, next = 0; at < s.n; at = next) {
         uint32_t cp = utf8_next(s.s, &next);
-        str_put_case(&text, (Str){s.s + at, next - at}, start ? CASE_UPPER : CASE_LOWER);
+        if (start) rest = next;
+        if (start)
+            str_put_case(&text, s, at, next, CASE_UPPER);
+        else
+            str_put_case(&text, (Str){s.s + rest, s.n - rest}, at - rest, next - rest, CASE_LOWER);
         start = is_python_space(cp) || cp == '-' || cp == '(' || cp == '{' || cp == '[' || cp == '<';
     }
     return take_buf(e, &text, out);
@@ -144,7 +149,9 @@ static int f_indent(Eval *e, const Value *v, const Args *a, Value *out)
     int64_t width = 4;
     const Value *lines;
     int n;
-    TRY(value_str(e, v, &s));
+    if (v->kind == V_UNDEFINED) return eval_undefined_used(e, v);
+    if (v->kind != V_STRING) return eval_fail(e, "TypeError: indent needs a string, not %s", value_type(v));
+    s = v_text(v);
     if (a->pos[0].kind == V_STRING) {
         pad = v_text(&a->pos[0]);
     } else {
@@ -171,12 +178,21 @@ static int f_indent(Eval *e, const Value *v, const Args *a, Value *out)
     return take_buf(e, &text, out);
 }
 
-static int f_wordcount(Eval *e, const Value *v, const Args *a, Value *out)
+static int f_wordcount(Eval *e, const Value *v, const Args *a, Value *out) // runs of letters, digits and underscores
 {
-    Value split, none[2] = {{0}};
+    Str s;
+    int64_t words = 0;
+    bool inside = false;
     (void)a;
-    TRY(string_method(e, "split", v, &(Args){.pos = none, .n = 2}, &split));
-    *out = v_int(split.n);
+    TRY(value_str(e, v, &s));
+    TRY(eval_charge(e, (size_t)s.n));
+    for (int32_t i = 0; i < s.n;) {
+        uint32_t cp = utf8_next(s.s, &i);
+        bool word = cp == '_' || is_alphabetic(cp) || is_numeric(cp);
+        words += word && !inside;
+        inside = word;
+    }
+    *out = v_int(words);
     return OK;
 }
 
@@ -268,7 +284,10 @@ static int f_int(Eval *e, const Value *v, const Args *a, Value *out)
     }
     bool number = v->kind == V_FLOAT || (v->kind == V_STRING && read_float(v_text(v), &f));
     if (v->kind == V_FLOAT) f = v->f;
-    *out = number && f > -9.2e18 && f < 9.2e18 ? v_int((int64_t)f) : missing;
+    *out = missing;
+    if (!number || isnan(f) || (isinf(f) && v->kind == V_STRING)) return OK;
+    if (!(f > -9.2e18 && f < 9.2e18)) return eval_fail(e, "an integer exceeds 64 bits");
+    *out = v_int((int64_t)f);
     return OK;
 }
 
@@ -518,6 +537,10 @@ static int f_sort(Eval *e, const Value *v, const Args *a, Value *out)
     for (int i = 0; i < n; i++) {
         keyed[i].value = items[i];
         TRY(sort_key(e, &items[i], &a->pos[2], !flag(&a->pos[1]), &keyed[i].key));
+        if (given(&a->pos[2]) && a->pos[2].kind != V_NONE) continue;
+        Value *one = new_items(e, 1); // Jinja compares lists of one, which never orders equal elements
+        *one = keyed[i].key;
+        keyed[i].key = v_items(V_LIST, one, 1);
     }
     return sorted(e, keyed, n, flag(&a->pos[0]), out);
 }
@@ -624,11 +647,18 @@ static int map_attribute(Eval *e, const Value *items, int n, const Args *a, Valu
     return OK;
 }
 
+// What map and select walk: nothing for any value that counts as false, even one that cannot be walked.
+static int iterate_if_true(Eval *e, const Value *v, const Value **items, int *n)
+{
+    *n = 0;
+    return value_truth(v) ? value_iterate(e, v, items, n) : OK;
+}
+
 static int f_map(Eval *e, const Value *v, const Args *a, Value *out)
 {
-    const Value *items;
+    const Value *items = NULL;
     int n;
-    TRY(value_iterate(e, v, &items, &n));
+    TRY(iterate_if_true(e, v, &items, &n));
     Value *mapped = new_items(e, n);
     if (a->n == 0) {
         TRY(map_attribute(e, items, n, a, mapped));
@@ -648,7 +678,7 @@ static int f_map(Eval *e, const Value *v, const Args *a, Value *out)
 // select and reject test the items, selectattr and rejectattr an attribute of them.
 static int choose(Eval *e, const Value *v, const Args *a, bool wanted, bool by_attribute, Value *out)
 {
-    const Value *items;
+    const Value *items = NULL;
     int n, kept = 0;
     if (by_attribute && a->n == 0) return eval_fail(e, "Missing parameter for attribute name");
     Args rest = {a->pos + by_attribute, a->n - by_attribute, a->key, a->value, a->n_key};
@@ -659,7 +689,7 @@ static int choose(Eval *e, const Value *v, const Args *a, bool wanted, bool by_a
         rest.pos++;
         rest.n--;
     }
-    TRY(value_iterate(e, v, &items, &n));
+    TRY(iterate_if_true(e, v, &items, &n));
     Value *copy = new_items(e, n);
     for (int i = 0; i < n; i++) {
         Value item = items[i], yes;

@@ -305,7 +305,7 @@ int format_percent(Eval *e, Str f, const Value *args, Value *out)
         at = stop + 1;
         if (percent) TRY_DONE(percent_one(e, f, &at, &p, &text));
     }
-    if (p.used < p.n && !p.mapping_used && args->kind != V_DICT && args->kind != V_LIST) {
+    if (p.used < p.n && !p.mapping_used && args->kind != V_DICT && args->kind != V_LIST && args->kind != V_UNDEFINED) {
         status = eval_fail(e, "TypeError: not all arguments converted during string formatting");
         goto done;
     }

@@ -363,7 +363,7 @@ bool value_truth(const Value *v);
 int value_equal(Eval *e, const Value *a, const Value *b, bool *equal);
 int value_compare(Eval *e, const Value *a, const Value *b, const char *op, int *order); // <0, 0, >0
 int value_contains(Eval *e, const Value *container, const Value *item, bool *found);
-int value_hashable(Eval *e, const Value *v);
+bool value_hashable(const Value *v);                                     // may it be a key?
 int value_put_str(Eval *e, const Value *v, Buf *out);                    // str(v)
 int value_put_repr(Eval *e, const Value *v, Buf *out);                   // repr(v)
 int value_str(Eval *e, const Value *v, Str *out);                        // str(v) as a string of the pool
@@ -387,10 +387,10 @@ int op_slice(Eval *e, const Value *object, const Value part[3], Value *out);
 int op_attr_path(Eval *e, const Value *object, const Value *path, Value *out);
 
 // ---- text -----------------------------------------------------------------------------------------------------------
-typedef enum Case { CASE_UPPER, CASE_LOWER } Case;
+typedef enum Case { CASE_UPPER, CASE_LOWER, CASE_TITLE } Case;
 int32_t str_offset(Str s, int64_t index);                      // byte offset of code point `index`, at most s.n
 Str str_strip(Str s, const Str *chars, bool left, bool right); // chars NULL: white space
-void str_put_case(Buf *out, Str s, Case to);
+void str_put_case(Buf *out, Str s, int32_t begin, int32_t end, Case to); // of s[begin..end); s is the context
 int str_replace(Eval *e, Str s, Str from, Str to, int64_t count, Value *out);
 int str_lines(Eval *e, Str s, const Value **lines, int *n); // Python's splitlines
 const char *str_find(Str haystack, Str needle);             // NULL: not there

@@ -72,18 +72,33 @@ static void reverse_items(Value *v, int n)
     }
 }
 
-// The last place where needle stands, or NULL.
-static const char *find_last(Str haystack, Str needle)
+// *hit: the last place where needle stands, or NULL. Every comparison is charged: a search of "aa..ab" is quadratic.
+static int find_last(Eval *e, Str haystack, Str needle, const char **hit)
 {
-    for (const char *at = haystack.s + haystack.n - needle.n; at >= haystack.s; at--)
-        if (memcmp(at, needle.s, (size_t)needle.n) == 0) return at;
-    return NULL;
+    *hit = NULL;
+    if (needle.n > haystack.n) return OK;
+    for (const char *at = haystack.s + haystack.n - needle.n; at >= haystack.s; at--) {
+        if (needle.n && (at[0] != needle.s[0] || at[needle.n - 1] != needle.s[needle.n - 1])) continue;
+        TRY(eval_charge(e, (size_t)needle.n));
+        if (memcmp(at, needle.s, (size_t)needle.n) != 0) continue;
+        *hit = at;
+        return OK;
+    }
+    return OK;
+}
+
+static int find_either(Eval *e, Str haystack, Str needle, bool last, const char **hit)
+{
+    if (last) return find_last(e, haystack, needle, hit);
+    *hit = str_find(haystack, needle);
+    return OK;
 }
 
 static int split_by(Eval *e, Str s, Str sep, int64_t limit, bool from_right, Parts *p)
 {
     while (limit != 0) {
-        const char *hit = from_right ? (s.n >= sep.n ? find_last(s, sep) : NULL) : str_find(s, sep);
+        const char *hit;
+        TRY(find_either(e, s, sep, from_right, &hit));
         if (!hit) break;
         if (from_right) {
             TRY(put_part(e, p, hit + sep.n, s.s + s.n));
@@ -159,7 +174,8 @@ static int partition(Eval *e, const Value *self, const Args *a, bool last, Value
     TRY(want_string(e, &a->pos[0], &sep));
     if (sep.n == 0) return eval_fail(e, "ValueError: empty separator");
     TRY(eval_charge(e, (size_t)s.n));
-    const char *hit = last ? (s.n >= sep.n ? find_last(s, sep) : NULL) : str_find(s, sep);
+    const char *hit;
+    TRY(find_either(e, s, sep, last, &hit));
     Value *v = new_items(e, 3);
     v[0] = v_str(hit ? (Str){s.s, (int32_t)(hit - s.s)} : last ? empty : s);
     v[1] = v_str(hit ? sep : empty);
@@ -235,7 +251,8 @@ static int find(Eval *e, const Value *self, const Args *a, bool last, int64_t *i
     Str s = v_text(self), x;
     TRY(want_string(e, &a->pos[0], &x));
     TRY(eval_charge(e, (size_t)s.n));
-    const char *hit = last ? (s.n >= x.n ? find_last(s, x) : NULL) : str_find(s, x);
+    const char *hit;
+    TRY(find_either(e, s, x, last, &hit));
     *index = hit ? utf8_count(s.s, (int32_t)(hit - s.s)) : -1;
     return OK;
 }
@@ -280,9 +297,8 @@ static int change_case(Eval *e, Str s, Case first, Case rest, Value *out) // fir
     int32_t next = 0;
     TRY(eval_charge(e, (size_t)s.n));
     if (s.n) utf8_next(s.s, &next);
-    if (first != rest) str_put_case(&text, (Str){s.s, next}, first);
-    Str tail = first == rest ? s : (Str){s.s + next, s.n - next};
-    str_put_case(&text, tail, rest);
+    str_put_case(&text, s, 0, next, first);
+    str_put_case(&text, s, next, s.n, rest);
     return take_buf(e, &text, out);
 }
 static int str_upper(Eval *e, const Value *self, const Args *a, Value *out)
@@ -298,7 +314,7 @@ static int str_lower(Eval *e, const Value *self, const Args *a, Value *out)
 static int str_capitalize(Eval *e, const Value *self, const Args *a, Value *out)
 {
     (void)a;
-    return change_case(e, v_text(self), CASE_UPPER, CASE_LOWER, out);
+    return change_case(e, v_text(self), CASE_TITLE, CASE_LOWER, out);
 }
 static int str_title(Eval *e, const Value *self, const Args *a, Value *out) // every run of letters starts in upper case
 {
@@ -308,7 +324,7 @@ static int str_title(Eval *e, const Value *self, const Args *a, Value *out) // e
     bool inside = false;
     for (int32_t at = 0, next = 0; at < self->n; at = next) {
         bool letter = is_alphabetic(utf8_next(self->s, &next));
-        str_put_case(&text, (Str){self->s + at, next - at}, inside ? CASE_LOWER : CASE_UPPER);
+        str_put_case(&text, v_text(self), at, next, inside ? CASE_LOWER : CASE_TITLE);
         inside = letter;
     }
     return take_buf(e, &text, out);

@@ -228,7 +228,7 @@ static Value char_at(Str s, int64_t index)
 int op_item(Eval *e, const Value *object, const Value *index, Value *out)
 {
     if (object->kind == V_UNDEFINED) return eval_undefined_used(e, object);
-    if (object->kind == V_DICT) {
+    if (object->kind == V_DICT && value_hashable(index)) {
         const Value *v;
         TRY(dict_find(e, object->dict, index, &v));
         if (v) {
@@ -305,10 +305,7 @@ int op_slice(Eval *e, const Value *object, const Value part[3], Value *out)
 {
     int64_t n, step = 1, start, stop;
     if (object->kind == V_UNDEFINED) return eval_undefined_used(e, object);
-    if (!is_sequence(object)) { // Jinja turns Python's TypeError into an undefined
-        *out = v_undefined(STR("slice"), (Kind)object->kind);
-        return OK;
-    }
+    if (!is_sequence(object)) return eval_fail(e, "TypeError: '%s' object is not subscriptable", value_type(object));
     TRY(value_length(e, object, &n));
     if (part[2].kind != V_NONE && part[2].kind != V_ABSENT) {
         if (!v_is_int(&part[2])) return eval_fail(e, "TypeError: slice indices must be integers or None");

@@ -240,7 +240,9 @@ static int parse_generation(Parser *p, Node *n)
 
 static int parse_print_statement(Parser *p, Node *n)
 {
-    return parse_tuple(p, TUPLE_FULL, &n->a);
+    TRY(parse_tuple(p, TUPLE_FULL, &n->a));
+    if (n->a->kind == N_TUPLE) n->a->kind = N_CONCAT; // {% print a, b %}
+    return OK;
 }
 
 static int parse_nothing(Parser *p, Node *n)

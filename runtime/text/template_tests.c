@@ -58,7 +58,8 @@ static int test_number(Eval *e, const Value *v, const Args *a, Value *out)
 static int test_sequence(Eval *e, const Value *v, const Args *a, Value *out) // has a length and subscripts
 {
     (void)e, (void)a;
-    *out = v_bool(v->kind == V_STRING || v->kind == V_LIST || v->kind == V_TUPLE || v->kind == V_DICT);
+    *out = v_bool(v->kind == V_STRING || v->kind == V_LIST || v->kind == V_TUPLE || v->kind == V_DICT ||
+                  v->kind == V_UNDEFINED);
     return OK;
 }
 
@@ -73,7 +74,7 @@ static int test_iterable(Eval *e, const Value *v, const Args *a, Value *out)
 static int test_callable(Eval *e, const Value *v, const Args *a, Value *out)
 {
     (void)e, (void)a;
-    *out = v_bool(v->kind == V_MACRO || v->kind == V_FUNCTION || v->kind == V_METHOD);
+    *out = v_bool(v->kind == V_MACRO || v->kind == V_FUNCTION || v->kind == V_METHOD || v->kind == V_UNDEFINED);
     return OK;
 }
 

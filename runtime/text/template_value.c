@@ -1,4 +1,5 @@
 // template_value: values as Python has them: truth, equality, order, text, iteration; and the memory they live in.
+#define _GNU_SOURCE // memmem
 #include "text/template_impl.h"
 #include <math.h>
 #include <stdlib.h>
@@ -74,15 +75,14 @@ Dict *new_dict(Eval *e, int cap)
     return d;
 }
 
-int value_hashable(Eval *e, const Value *v)
+bool value_hashable(const Value *v)
 {
-    bool no = v->kind == V_LIST || v->kind == V_DICT || v->kind == V_VIEW || v->kind == V_NAMESPACE;
-    return no ? eval_fail(e, "TypeError: unhashable type: '%s'", value_type(v)) : OK;
+    return v->kind != V_LIST && v->kind != V_DICT && v->kind != V_VIEW && v->kind != V_NAMESPACE;
 }
 
 static int dict_index(Eval *e, const Dict *d, const Value *key, int *index)
 {
-    TRY(value_hashable(e, key));
+    if (!value_hashable(key)) return eval_fail(e, "TypeError: unhashable type: '%s'", value_type(key));
     TRY(eval_charge(e, (size_t)d->n * 8));
     for (*index = 0; *index < d->n; ++*index) {
         bool equal;
@@ -180,6 +180,7 @@ bool value_truth(const Value *v)
 
 static int enter(Eval *e)
 {
+    e->steps++;
     return ++e->depth > EVAL_DEPTH_MAX ? eval_fail(e, "values or expressions are nested too deep") : eval_charge(e, 0);
 }
 
@@ -205,6 +206,8 @@ static int dicts_equal(Eval *e, const Dict *a, const Dict *b, bool *equal)
 int value_equal(Eval *e, const Value *a, const Value *b, bool *equal)
 {
     *equal = false;
+    e->steps++; // lists that hold one list many times are compared many times
+    TRY(eval_charge(e, 0));
     if (v_is_number(a) && v_is_number(b)) {
         *equal = v_is_int(a) && v_is_int(b) ? v_as_int(a) == v_as_int(b) : v_as_float(a) == v_as_float(b);
         return OK;
@@ -509,12 +512,14 @@ static bool final_sigma(Str s, int32_t at, int32_t next)
     return letter_before && !letter_after;
 }
 
-void str_put_case(Buf *out, Str s, Case to)
+void str_put_case(Buf *out, Str s, int32_t begin, int32_t end, Case to)
 {
-    for (int32_t at = 0, next = 0; at < s.n; at = next) {
+    for (int32_t at = begin, next = begin; at < end; at = next) {
         uint32_t mapped[3], cp = utf8_next(s.s, &next);
         char text[4];
-        int n = to == CASE_UPPER ? to_upper(cp, mapped) : to_lower(cp, mapped);
+        int n = to == CASE_UPPER   ? to_upper(cp, mapped)
+                : to == CASE_TITLE ? to_title(cp, mapped)
+                                   : to_lower(cp, mapped);
         if (to == CASE_LOWER && cp == 0x3A3 && final_sigma(s, at, next)) mapped[0] = 0x3C2;
         for (int i = 0; i < n; i++) buf_put(out, text, (size_t)utf8_encode(mapped[i], text));
     }
@@ -522,14 +527,8 @@ void str_put_case(Buf *out, Str s, Case to)
 
 const char *str_find(Str haystack, Str needle)
 {
-    const char *at = haystack.s, *end = haystack.s + haystack.n;
-    if (needle.n == 0) return at;
-    while (end - at >= needle.n) {
-        at = memchr(at, needle.s[0], (size_t)(end - at - needle.n + 1));
-        if (!at || memcmp(at, needle.s, (size_t)needle.n) == 0) return at;
-        at++;
-    }
-    return NULL;
+    if (needle.n == 0) return haystack.s;
+    return memmem(haystack.s, (size_t)haystack.n, needle.s, (size_t)needle.n); // linear, whatever the needle
 }
 
 // An empty `from` matches before every character and at the end.

@@ -217,6 +217,14 @@ int to_upper(uint32_t cp, uint32_t out[3])
     return 1;
 }
 
+int to_title(uint32_t cp, uint32_t out[3])
+{
+    int n = to_upper(cp, out);
+    if (n == 1) out[0] = (uint32_t)utf8proc_totitle((utf8proc_int32_t)cp);
+    for (int i = 1; i < n; i++) out[i] = (uint32_t)utf8proc_tolower((utf8proc_int32_t)out[i]);
+    return n;
+}
+
 // ---- normal forms ---------------------------------------------------------------------------------------------------
 // A new run starts before a character that never combines with what stands before it: combining class 0, no mark (some
 // vowel signs of class 0 compose backwards), no conjoining vowel or final consonant of Hangul.

@@ -43,6 +43,7 @@ bool is_alphabetic(uint32_t cp); // L*
 // Full mappings of one character without context: 1 to 3 code points.
 int to_lower(uint32_t cp, uint32_t out[3]);
 int to_upper(uint32_t cp, uint32_t out[3]);
+int to_title(uint32_t cp, uint32_t out[3]);
 
 typedef enum NormalForm { FORM_NFC, FORM_NFD, FORM_NFKC, FORM_NFKD } NormalForm;
 // The end of the run that starts at `at`: a character and what may combine with it. Runs normalise independently.
