@@ -43,8 +43,11 @@ typedef void TileFunction(const GemmSum *s, int sum_count, int first, int half, 
 TILE(1)
 TILE(2)
 TILE(3)
-TILE(4) TILE(5)
-    TILE(6) static TileFunction *const tiles[TILE_ROWS + 1] = {NULL, tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
+TILE(4)
+TILE(5)
+TILE(6)
+
+static TileFunction *const tiles[TILE_ROWS + 1] = {NULL, tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
 
 static void block(DType words, const GemmSum *sums, int sum_count, int rows, const GemmOut *out, int columns)
 {

@@ -363,17 +363,21 @@ static void test_packing(void **state)
     device_close(ref);
 }
 
-// No memory is taken once the ops have seen their shapes.
+// No memory is taken once the ops have seen their shapes. Which thread takes a task is chance, so that a thread may meet its first
+// one late: the memory has settled when nothing grows for a long while.
 static void test_scratch_settles(void **state)
 {
     (void)state;
     Device *d = open_threads("cpu", 2);
     Work w = make_work(d, &cases[10], DT_BF16);
-    for (int i = 0; i < 3; i++)
+    size_t settled = 0;
+    int rounds = 0;
+    for (int quiet = 0; quiet < 20 && rounds < 1000; rounds++) {
         for (size_t o = 0; o < COUNT_OF(ops); o++) free(ops[o].run(d, &w, 1).data);
-    size_t settled = d->scratch_bytes(d);
-    for (size_t o = 0; o < COUNT_OF(ops); o++) free(ops[o].run(d, &w, 1).data);
-    assert_int_equal(d->scratch_bytes(d), settled);
+        quiet = d->scratch_bytes(d) == settled ? quiet + 1 : 0;
+        settled = d->scratch_bytes(d);
+    }
+    assert_true(rounds < 1000);
     free_work(&w);
     device_close(d);
 }
