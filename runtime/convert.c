@@ -22,12 +22,15 @@ static int convert_model(const char *src, const char *dst, const char *adapter, 
     Comm *self = NULL;
     DType t = streq(dtype, "f32") ? DT_F32 : DT_BF16;
     int status = comm_open(&self, &(CommConfig){.kind = "self"});
-    if (status == OK && !*dtype) status = default_dtype(src, &t);
     if (status == OK)
         status = session_open_model(
             &s, self, &(ModelArgs){.model = src, .adapter = adapter, .precision = "f32", .device = "cpu"});
+    if (status == OK && !*dtype) status = default_dtype(s.recipe.model, &t);
     if (status == OK) status = session_model(&s, 1, false, 0);
-    if (status == OK) status = export_model(&s, dst, t, adapter != NULL);
+    if (status == OK && s.from && s.spec.lora)
+        status = export_adapter(&s, dst);
+    else if (status == OK)
+        status = export_model(&s, dst, t, adapter != NULL);
     session_close(&s);
     comm_close(self);
     return status;

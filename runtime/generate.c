@@ -350,7 +350,7 @@ int run_generate(Comm *world, const GenerateArgs *a)
     if (status == OK && a->data) {
         status = generate_rows(&s, a);
     } else if (status == OK && comm_rank(world) == 0) {
-        status = open_template(&t, a->model.model);
+        status = open_template(&t, s.recipe.model);
         if (status == OK) status = a->chat ? chat(&s, t, a) : generate_prompt(&s, t, a);
     }
     template_free(t);

@@ -1,4 +1,5 @@
 #include "session.h"
+#include "from_checkpoint.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,12 +58,19 @@ int session_open(Session *s, Comm *world, const Recipe *r)
     TRY(mesh_open(&s->mesh, world, (int)r->parallel.tensor));
     TRY(open_device(s, r->device));
     s->precision = streq(r->precision, "f32") ? DT_F32 : DT_BF16;
-    TRY(session_tokenizer(s, r->model));
     s->spec = (TrainSpec){.method = r->method,
                           .freeze_train = r->freeze.train.item,
                           .n_freeze_train = r->freeze.train.n,
                           .adapter_dir = *r->adapter ? r->adapter : NULL,
                           .seed = (uint64_t)r->seed};
+    if (checkpoint_is(r->model)) TRY(from_checkpoint_open(s, r->model, r->method));
+    TRY(session_tokenizer(s, s->recipe.model));
+    if (s->spec.lora) { // the adapter that the checkpoint continues
+        s->peft.dropout = r->lora.dropout;
+        return *r->adapter ? fail(E_INPUT, "adapter", "leave one of the two away",
+                                  "the model is a checkpoint that has its own adapter")
+                           : OK;
+    }
     if (!streq(r->method, "lora")) {
         if (*r->adapter)
             return fail(E_INPUT, "adapter", "merge it first: attune convert MODEL DST --adapter DIR",
@@ -82,11 +90,14 @@ int session_open_model(Session *s, Comm *world, const ModelArgs *a)
     const char *p = a->precision && *a->precision ? a->precision : cpu_has_fast_bf16() ? "bf16" : "f32";
     if (!streq(p, "bf16") && !streq(p, "f32")) return fail(E_INPUT, "--precision", "bf16 or f32", "\"%s\"", p);
     s->precision = streq(p, "f32") ? DT_F32 : DT_BF16;
-    TRY(session_tokenizer(s, a->model));
     s->recipe.model = a->model;
     s->recipe.data.template = "auto";
     s->spec = (TrainSpec){.method = a->adapter ? "lora" : "none", .adapter_dir = a->adapter};
+    if (checkpoint_is(a->model)) TRY(from_checkpoint_open(s, a->model, "none"));
+    TRY(session_tokenizer(s, s->recipe.model));
     if (!a->adapter) return OK;
+    if (s->spec.lora)
+        return fail(E_INPUT, "--adapter", "leave it away", "the model is a checkpoint that has its own adapter");
     TRY(adapter_shape(s, a->adapter));
     s->spec.lora = &s->peft;
     return OK;
@@ -95,6 +106,7 @@ int session_open_model(Session *s, Comm *world, const ModelArgs *a)
 void session_close(Session *s)
 {
     model_close(s->model);
+    from_checkpoint_close(s);
     arena_free(s->step);
     arena_free(s->run);
     peft_config_free(&s->peft);
@@ -150,6 +162,7 @@ int session_model(Session *s, int positions, bool optimizer, size_t extra)
     TrainSpec spec = s->spec;
     spec.optimizer = optimizer;
     TRY(model_open(&s->model, s->dev, s->precision, s->run, s->recipe.model, positions, &spec));
+    TRY(from_checkpoint_load(s));
     return s->tok ? model_tokens_check(s->model, tokenizer_vocab_size(s->tok), s->recipe.model) : OK;
 }
 

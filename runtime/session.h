@@ -6,6 +6,8 @@
 #include "model/model.h"
 #include "runtime.h"
 
+typedef struct FromCheckpoint FromCheckpoint;
+
 typedef struct Session {
     Recipe recipe;
     Mesh mesh;
@@ -16,6 +18,7 @@ typedef struct Session {
     TrainSpec spec;
     Arena *run, *step;
     Model *model;
+    FromCheckpoint *from; // the model is a run's checkpoint; else NULL
 } Session;
 
 // From a recipe: everything but the model (whose memory depends on the data, see session_model).

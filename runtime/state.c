@@ -4,6 +4,7 @@
 // Each data-parallel rank writes its share of the rows, and reads all of them.
 #include "trainer.h"
 #include <jansson.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,8 +52,13 @@ static json_t *peft_json(const PeftConfig *c)
 {
     json_t *targets = json_array();
     for (char **t = c->targets; t && *t; t++) json_array_append_new(targets, json_string(*t));
-    return json_pack("{s:i, s:f, s:b, s:o}", "rank", c->rank, "alpha", c->alpha, "rslora", c->use_rslora, "targets",
-                     targets);
+    json_t *patterns = json_array();
+    for (int i = 0; i < c->n_pattern; i++)
+        json_array_append_new(patterns,
+                              json_pack("[s, i, o]", c->pattern[i], c->pattern_rank[i],
+                                        isnan(c->pattern_alpha[i]) ? json_null() : json_real(c->pattern_alpha[i])));
+    return json_pack("{s:i, s:f, s:b, s:o, s:o}", "rank", c->rank, "alpha", c->alpha, "rslora", c->use_rslora,
+                     "targets", targets, "patterns", patterns);
 }
 
 static char *state_json(const Trainer *t)

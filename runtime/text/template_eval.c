@@ -271,7 +271,7 @@ static int eval_args(Eval *e, const Node *n, Args *out)
         case ARG_STAR_STAR: TRY(put_double_star(e, &l, &v)); break;
         }
     }
-    *out = (Args){l.pos, l.n, l.key, l.value, l.n_key};
+    *out = (Args){l.n ? l.pos : no_values, l.n, l.key, l.value, l.n_key};
     return OK;
 }
 
@@ -573,7 +573,8 @@ static int bind_rest(Eval *e, const Macro *m, const Args *a, const bool *taken)
     for (int i = 0; i < e->t->names.n && (n->catch_args || n->catch_kwargs); i++) {
         Str name = e->t->names.v[i];
         int extra = MAX(a->n - n->n, 0);
-        Value args = v_items(V_TUPLE, extra ? a->pos + n->n : NULL, extra), kwargs = {.kind = V_DICT, .dict = rest};
+        Value args = v_items(V_TUPLE, extra ? a->pos + n->n : no_values, extra),
+              kwargs = {.kind = V_DICT, .dict = rest};
         if (str_is(name, "varargs") && n->catch_args) set_var(e, i, &args);
         if (str_is(name, "kwargs") && n->catch_kwargs) set_var(e, i, &kwargs);
     }

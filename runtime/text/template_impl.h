@@ -369,6 +369,7 @@ int value_put_repr(Eval *e, const Value *v, Buf *out);                   // repr
 int value_str(Eval *e, const Value *v, Str *out);                        // str(v) as a string of the pool
 int value_iterate(Eval *e, const Value *v, const Value **items, int *n); // walks an iterator to its end
 int value_length(Eval *e, const Value *v, int64_t *n);
+extern const Value no_values[1];                    // what an empty sequence points at
 Value *new_items(Eval *e, int n);                   // charge before, for n out of the template's hands
 Value new_string(Eval *e, const char *s, size_t n); // copied to the pool
 int take_buf(Eval *e, Buf *b, Value *out);          // charges, copies and frees

@@ -572,7 +572,7 @@ static const Callable string_methods[] = {
     {"isspace", str_isspace, ""},
     {"isupper", str_isupper, ""},
     {"islower", str_islower, ""},
-    {NULL},
+    {NULL, NULL, NULL},
 };
 static const Callable dict_methods[] = {
     {"get", dict_get_method, "!key,default"},
@@ -580,11 +580,12 @@ static const Callable dict_methods[] = {
     {"keys", dict_keys, ""},
     {"values", dict_values, ""},
     {"copy", copy_self, ""},
-    {NULL},
+    {NULL, NULL, NULL},
 };
 static const Callable list_methods[] = {
-    {"index", list_index, "!value"}, {"count", list_count, "!value"}, {"copy", copy_self, ""}, {NULL}};
-static const Callable loop_methods[] = {{"cycle", loop_cycle, NULL}, {"changed", loop_changed, NULL}, {NULL}};
+    {"index", list_index, "!value"}, {"count", list_count, "!value"}, {"copy", copy_self, ""}, {NULL, NULL, NULL}};
+static const Callable loop_methods[] = {
+    {"cycle", loop_cycle, NULL}, {"changed", loop_changed, NULL}, {NULL, NULL, NULL}};
 
 const Callable *find_method(const Value *self, Str name)
 {

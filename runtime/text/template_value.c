@@ -58,10 +58,12 @@ int take_buf(Eval *e, Buf *b, Value *out)
     return status;
 }
 
+const Value no_values[1];
+
 Value new_iterator(Eval *e, const Value *items, int n)
 {
     Iterator *it = pool_alloc(&e->pool, sizeof *it);
-    *it = (Iterator){items, n, 0};
+    *it = (Iterator){n ? items : no_values, n, 0};
     return (Value){.kind = V_ITERATOR, .iterator = it};
 }
 
@@ -316,6 +318,7 @@ int value_length(Eval *e, const Value *v, int64_t *n)
 
 int value_iterate(Eval *e, const Value *v, const Value **items, int *n)
 {
+    *items = no_values;
     switch ((Kind)v->kind) {
     case V_UNDEFINED: *n = 0; return OK;
     case V_LIST:

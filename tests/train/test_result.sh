@@ -27,6 +27,19 @@ run 2 0 convert $golden/llama_untied "$work/merged" --adapter "$work/lora/adapte
 train 0 2 "$work/full" method=full train.lr=1e-3
 scores full "$work/full/model"
 cmp -s "$work/base.scores" "$work/full.scores" && complain "full training changes nothing"
+# a checkpoint is a model: scored as it is, converted to what the run exported
+for run in lora full; do
+    scores checkpoint "$work/$run"
+    [[ $run == lora ]] && want=adapter || want=full
+    near "$work/checkpoint.scores" "$work/$want.scores" 1e-6 "checkpoint of $run"
+    run 0 0 convert "$work/$run/checkpoints/step-00000005" "$work/$run-converted"
+done
+same "$work/lora-converted/adapter_model.safetensors" "$work/lora/adapter/adapter_model.safetensors" "adapter from a checkpoint"
+same "$work/full-converted/model.safetensors" "$work/full/model/model.safetensors" "model from a checkpoint"
+train 0 0 "$work/more" "model=$work/lora" train.steps=1 # and a run can start from one
+train 2 0 "$work/never" "model=$work/full"
+says 'attune convert'
+
 for run in lora full; do # evaluation during training, of the result, and of the base
     run 0 2 eval "$work/recipe.yaml" "output=$work/$run" method=$run
     values loss "$work/$run/eval.json" >"$work/got"
