@@ -5,7 +5,7 @@ templates/NAME.jinja         chat templates in the style of published models (NA
 templates/conversations.json [{"name", "vars"}]: what they are rendered with
 templates/expected.json      {NAME: {conversation: text, or {"error": kind of Python error}}}
 templates/snippets.jinja.txt one template per line ("\\\\N" at a line's end joins the next line with a newline in between)
-templates/snippets.json      [[template, text or {"error": kind}]], all rendered with VARS below
+templates/snippets.json      [[template, text or {"error": kind}]], all rendered with snippet_vars.json
 Usage: make_template_golden.py     (needs: pip install transformers jinja2)
 """
 import copy
@@ -15,15 +15,7 @@ import pathlib
 from transformers.utils.chat_template_utils import _normalize_chat_messages, render_jinja_template
 
 HERE = pathlib.Path(__file__).parent / "templates"
-VARS = {
-    "messages": [],
-    "d": {"a": 1, "b": "two", "l": [1, 2, 3]},
-    "l": [1, 2, 3, 4, 5],
-    "s": "h\u00e9llo w\u00f6rld",
-    "nul": "a\u0000b",
-    "ms": [{"role": "system", "content": "sys", "n": 1}, {"role": "user", "content": "hello", "n": 2},
-           {"role": "assistant", "content": "hi", "n": 0}, {"role": "user", "content": "bye", "n": 4}],
-}
+VARS = json.loads((HERE / "snippet_vars.json").read_text(encoding="ascii"))
 
 
 def render(template, variables):
