@@ -2,7 +2,7 @@
 // recipe_yaml.c), overrides; then the checks that look at several options. Printing is recipe_print.c's,
 // suggestions are recipe_hint.c's.
 //
-// Numbers follow the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): 1e-5 and 2.0E-4
+// Numbers follow the core schema of YAML 1.2, section 10.3: 1e-5 and 2.0E-4
 // are numbers, 1_000 and "1" are not. A whole number may be written 1e3.
 #include "recipe_impl.h"
 #include <ctype.h>

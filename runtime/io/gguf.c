@@ -1,4 +1,4 @@
-// gguf: reads GGUF files, versions 2 and 3, little endian. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+// gguf: reads GGUF files, versions 2 and 3, little endian. Format: docs/gguf.md of ggml.
 //   "GGUF" | u32 version | u64 tensors | u64 keys | keys | tensor infos | padding to the alignment | tensor data
 //   key:         string name | u32 type | value        (string: u64 length, bytes; array: u32 item type, u64 count, items)
 //   tensor info: string name | u32 dims | u64 extent[dims], innermost first | u32 type | u64 offset in the data

@@ -1,4 +1,4 @@
-// safetensors: reads single files and sharded directories. Format: https://huggingface.co/docs/safetensors.
+// safetensors: reads single files and sharded directories. Format: the README of safetensors.
 //   u64 length of the header, little endian | header: a JSON object, padded with spaces | the tensors' bytes
 // The header maps names to {"dtype", "shape", "data_offsets": [begin, end)}, offsets counted from the header's end, and
 // "__metadata__" to an object of strings. Accepted only when the tensors cover the rest of the file exactly, without holes or
