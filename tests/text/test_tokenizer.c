@@ -114,7 +114,7 @@ static void golden(void **state)
 static void full_model(void **state)
 {
     (void)state;
-    const char *path = TEST_DIR "/../../models/SmolLM2-135M-Instruct.Q4_1.gguf";
+    const char *path = TEST_DIR "/../../models/SmolLM2-135M-Instruct/SmolLM2-135M-Instruct.Q4_1.gguf";
     Tokenizer *t;
     if (!path_exists(path)) skip();
     assert_int_equal(tokenizer_open(&t, path), OK);
