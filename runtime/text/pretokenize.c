@@ -81,6 +81,7 @@ typedef bool CharTest(uint32_t cp);
 static void cut_by_char(Cutter *c, const char *s, int32_t bytes, CharTest *test)
 {
     int32_t done = 0;
+    ASSERT(test);
     for (int32_t at = 0, next = 0; at < bytes; at = next) {
         if (!test(utf8_next(s, &next))) continue;
         if (done < at) cutter_part(c, done, at, false);

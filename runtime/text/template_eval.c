@@ -6,7 +6,7 @@
 enum { BREAK = 1, CONTINUE = 2 }; // results of eval_block besides OK and errors
 
 // ---- accounting -----------------------------------------------------------------------------------------------------
-int eval_fail(const Eval *e, const char *fmt, ...)
+int(eval_fail)(const Eval *e, const char *fmt, ...)
 {
     char text[700];
     va_list args;

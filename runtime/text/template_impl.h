@@ -265,6 +265,9 @@ typedef struct Parser {
 int template_parse_tokens(Parser *p); // fills p->t->body
 // shared by the two halves of the parser
 int parse_fail(const Parser *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
+#ifdef __clang_analyzer__ // it cannot see across files that what this returns is negative
+#define parse_fail(...) ((void)parse_fail(__VA_ARGS__), E_INPUT)
+#endif
 Node *parse_node(Parser *p, NodeKind kind);
 const Token *parse_peek(const Parser *p);
 bool parse_at(const Parser *p, TokenKind kind, const char *text); // text NULL: any
@@ -327,6 +330,9 @@ typedef struct Eval {
 } Eval;
 
 int eval_fail(const Eval *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
+#ifdef __clang_analyzer__
+#define eval_fail(...) ((void)eval_fail(__VA_ARGS__), E_INPUT)
+#endif
 // Accounts for work on, or memory of, so many bytes. Everything whose size the template chooses is charged before it is done.
 int eval_charge(Eval *e, size_t bytes);
 int eval_emit(Eval *e, const char *s, size_t n);

@@ -8,7 +8,7 @@ const Token *parse_peek(const Parser *p)
     return &p->tokens.v[p->at];
 }
 
-int parse_fail(const Parser *p, const char *fmt, ...)
+int(parse_fail)(const Parser *p, const char *fmt, ...)
 {
     char text[256];
     va_list args;
