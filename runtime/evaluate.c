@@ -149,6 +149,11 @@ static bool wants(const Recipe *r, const char *metric)
     return false;
 }
 
+int evaluate_positions(const Recipe *r, int T)
+{
+    return wants(r, "rouge") ? MAX(T, (int)(r->data.max_tokens + r->eval.max_new)) : T;
+}
+
 int evaluate_metrics(Session *s, Activations *a, const Dataset *d, json_t *out, json_t *samples, int max_samples)
 {
     const Recipe *r = &s->recipe;
@@ -221,7 +226,7 @@ static int eval_opened(Session *s, Comm *world, const Dataset *d, bool base)
     LoaderBounds b = evaluate_bounds(d, (int)r->train.micro_tokens, r->eval.rows, &s->mesh);
     Activations *a = NULL;
     json_t *metrics = json_object(), *samples = json_array();
-    int status = session_inference(s, &a, b.T, b.S, b.M, MAX(b.T, (int)(r->data.max_tokens + r->eval.max_new)));
+    int status = session_inference(s, &a, b.T, b.S, b.M, evaluate_positions(r, b.T));
     status = comm_agree(world, status);
     if (status == OK) status = evaluate_metrics(s, a, d, metrics, samples, EVAL_SAMPLES);
     if (status == OK && comm_rank(world) == 0) {

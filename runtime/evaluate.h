@@ -15,6 +15,9 @@ int evaluate_loss(Session *s, Activations *a, const Dataset *d, int micro_tokens
 // Largest micro-batch of an evaluation, for sizing arenas.
 LoaderBounds evaluate_bounds(const Dataset *d, int micro_tokens, int64_t rows, const Mesh *mesh);
 
+// Positions that the evaluation of a recipe's metrics needs, beside micro-batches of T tokens: generation goes on behind the prompt.
+int evaluate_positions(const Recipe *r, int T);
+
 typedef struct RougeMeans {
     double r1, r2, rl, rlsum; // means of F1
 } RougeMeans;

@@ -44,7 +44,7 @@ int footprint_measure(Trainer *t, Footprint *out)
     size_t run;
     const bool recompute = t->s.recipe.train.recompute;
     *out = (Footprint){.bounds = trainer_bounds(t), .program = rss_bytes()};
-    out->positions = out->bounds.T;
+    out->positions = t->valid ? evaluate_positions(&t->s.recipe, out->bounds.T) : out->bounds.T;
     int status = session_measure(&t->s, out->positions, true, &run, &m, &counter);
     if (status == OK) {
         out->masters = adapter_or_vector_masters(m, &out->moments);
