@@ -193,6 +193,8 @@ struct Arena {
     size_t capacity, used, peak;
 };
 
+enum { HUGE_PAGE_BYTES = 2 << 20 };
+
 int arena_open(Arena **out, const char *name, size_t capacity_bytes, bool measure)
 {
     Arena *a = xcalloc(1, sizeof *a);
@@ -205,6 +207,8 @@ int arena_open(Arena **out, const char *name, size_t capacity_bytes, bool measur
             return fail(E_FAILED, name, "`attune plan RECIPE` tells what a run needs", "cannot reserve %zu bytes: %s",
                         capacity_bytes, strerror(errno));
         }
+        // Fewer faults at the first touch, fewer misses later. A hint: not every kernel has huge pages.
+        if (capacity_bytes >= HUGE_PAGE_BYTES) madvise(a->base, a->capacity, MADV_HUGEPAGE);
     }
     *out = a;
     return OK;
