@@ -2,6 +2,8 @@
 #pragma once
 #include "session.h"
 
+enum { LOSS_FIX_BITS = 36 }; // fractional bits of order-free sums of losses, in training and evaluation alike
+
 typedef int ScoredFn(void *ctx, const Batch *b, const float *logp); // logp (M), host
 // Calls fn for each of this rank's micro-batches of the first `rows` rows (0: all).
 int evaluate_rows(Session *s, Activations *a, const Dataset *d, int micro_tokens, int64_t rows, ScoredFn *fn,

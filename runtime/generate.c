@@ -238,17 +238,6 @@ static void print_token(void *ctx, int32_t id)
     p->printed = whole;
 }
 
-static int render_chat(const Template *t, const Tokenizer *tok, json_t *messages, Buf *out)
-{
-    const char *bos = tokenizer_bos(tok) >= 0 ? tokenizer_token(tok, tokenizer_bos(tok)) : "";
-    const char *eos = tokenizer_eos(tok) >= 0 ? tokenizer_token(tok, tokenizer_eos(tok)) : "";
-    json_t *vars = json_pack("{s:O, s:b, s:s, s:s}", "messages", messages, "add_generation_prompt", 1, "bos_token", bos,
-                             "eos_token", eos);
-    int status = template_render(t, vars, out);
-    json_decref(vars);
-    return status;
-}
-
 // One answer to `text` (already rendered); the printed answer is left in p->text.
 static int answer(Session *s, const GenerateArgs *a, const char *text, size_t bytes, bool add_special, uint64_t turn,
                   Printer *p)
@@ -278,7 +267,7 @@ static void printer_close(Printer *p)
     buf_free(&p->text);
 }
 
-static int generate_prompt(Session *s, const Template *t, const GenerateArgs *a)
+static int generate_prompt(Session *s, const Chat *t, const GenerateArgs *a)
 {
     Printer p = {.tok = s->tok};
     Buf text = {0};
@@ -287,7 +276,7 @@ static int generate_prompt(Session *s, const Template *t, const GenerateArgs *a)
         json_t *messages = json_array();
         if (a->system) json_array_append_new(messages, json_pack("{s:s, s:s}", "role", "system", "content", a->system));
         json_array_append_new(messages, json_pack("{s:s, s:s}", "role", "user", "content", a->prompt));
-        status = render_chat(t, s->tok, messages, &text);
+        status = chat_render(t, messages, json_array_size(messages), true, NULL, &text);
         json_decref(messages);
     } else {
         buf_puts(&text, a->prompt);
@@ -298,7 +287,7 @@ static int generate_prompt(Session *s, const Template *t, const GenerateArgs *a)
     return status;
 }
 
-static int chat(Session *s, const Template *t, const GenerateArgs *a)
+static int chat(Session *s, const Chat *t, const GenerateArgs *a)
 {
     static char line[CHAT_LINE];
     json_t *messages = json_array();
@@ -319,7 +308,7 @@ static int chat(Session *s, const Template *t, const GenerateArgs *a)
         json_array_append_new(messages, json_pack("{s:s, s:s}", "role", "user", "content", line));
         Printer p = {.tok = s->tok};
         Buf text = {0};
-        status = render_chat(t, s->tok, messages, &text);
+        status = chat_render(t, messages, json_array_size(messages), true, NULL, &text);
         if (status == OK) status = answer(s, a, text.data, text.len, false, turn, &p);
         json_array_append_new(messages,
                               json_pack("{s:s, s:s}", "role", "assistant", "content", p.text.data ? p.text.data : ""));
@@ -330,30 +319,20 @@ static int chat(Session *s, const Template *t, const GenerateArgs *a)
     return status;
 }
 
-static int open_template(Template **out, const char *model)
-{
-    char *source = NULL, *place = NULL;
-    TRY(template_find(model, &source, &place));
-    int status = source ? template_parse(out, source, strlen(source), place) : OK;
-    free(source);
-    free(place);
-    return status;
-}
-
 int run_generate(Comm *world, const GenerateArgs *a)
 {
     Session s = {0};
-    Template *t = NULL;
+    Chat *t = NULL;
     int status = session_open_model(&s, world, &a->model);
     if (status == OK && !s.tok) status = fail(E_INPUT, a->model.model, NULL, "text generation needs a tokenizer");
     status = comm_agree(world, status);
     if (status == OK && a->data) {
         status = generate_rows(&s, a);
     } else if (status == OK && comm_rank(world) == 0) {
-        status = open_template(&t, s.recipe.model);
+        status = chat_open(&t, s.recipe.model, "auto", s.tok);
         if (status == OK) status = a->chat ? chat(&s, t, a) : generate_prompt(&s, t, a);
     }
-    template_free(t);
+    chat_close(t);
     session_close(&s);
     return comm_agree(world, status);
 }

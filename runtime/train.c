@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOSS_FIX_BITS = 36, MAX_NAMED_ROWS = 8 };
+enum { MAX_NAMED_ROWS = 8 };
 
 // ---- signals: finish the step, write a checkpoint, leave with 75 -----------------------------------------------------
 static volatile sig_atomic_t stop_signal;
