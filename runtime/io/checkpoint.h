@@ -1,6 +1,6 @@
 // checkpoint: OUTPUT/checkpoints/step-00000100/{state.h5, MANIFEST}. state.h5 is one parallel-HDF5 file of global tensors: each
 // rank writes the hyperslabs it owns, any other layout reads its own. A step directory is published whole: written beside,
-// flushed, closed, fsynced, digested, renamed, the parent fsynced; never changed afterwards. HDF5 is included here only.
+// flushed, closed, fsynced, digested, renamed, the parent fsynced; never changed afterwards.
 #pragma once
 #include "comm.h"
 
@@ -29,6 +29,17 @@ int checkpoint_load_meta(Comm *c, const char *dir, CkptMeta *out);
 int checkpoint_load(Comm *c, const char *dir, const CkptTensor *t, int n);
 void checkpoint_meta_free(CkptMeta *m);
 
-// Without MPI: for inspect and convert. Calls fn for every dataset (shape filled, data NULL).
-int checkpoint_verify(const char *dir);
+// ---- one process alone, without MPI: for inspect, convert and exports; on any thread, also while another one saves ----
+int checkpoint_verify(const char *dir); // compares every digest; E_INPUT that names what is damaged
+// Calls fn for every tensor (shape filled, data NULL).
 int checkpoint_list(const char *dir, int (*fn)(void *ctx, const CkptTensor *t), void *ctx);
+
+typedef struct CkptReader CkptReader;
+int checkpoint_open(CkptReader **out, const char *dir); // checks the MANIFEST and the file's size, not yet the tensors
+void checkpoint_close(CkptReader *r);                   // NULL is fine
+int checkpoint_find_tensor(CkptReader *r, const char *name,
+                           CkptTensor *out); // 1: shape and type are filled; 0: not there
+// The slab that t describes into t->data. Reads whole blocks of up to 4 MiB, keeps the last one, and compares their digests:
+// E_INPUT names the damaged tensor. Neighbouring slabs in a row are therefore cheap.
+int checkpoint_read(CkptReader *r, const CkptTensor *t);
+int checkpoint_read_meta(CkptReader *r, CkptMeta *out); // as checkpoint_load_meta

@@ -94,7 +94,7 @@ static int read_at(int fd, const char *file, char *data, uint64_t bytes, uint64_
     return OK;
 }
 
-static int open_whole(const Manifest *m, const char *file, int *fd)
+int manifest_open(const Manifest *m, const char *file, int *fd)
 {
     struct stat st;
     *fd = open(file, O_RDONLY | O_CLOEXEC);
@@ -110,7 +110,7 @@ static int each_digest(const Manifest *m, const char *file, int rank, int size, 
 {
     int fd, status = OK;
     size_t from, to;
-    TRY(open_whole(m, file, &fd));
+    TRY(manifest_open(m, file, &fd));
     share_of(m, rank, size, &from, &to);
     char *data = xmalloc(MANIFEST_LEAF_BYTES);
     for (size_t i = from; i < to; i++) {
@@ -159,9 +159,22 @@ int manifest_blame(const Manifest *m, const char *file, size_t leaf)
                 l->offset, l->offset + l->bytes - 1);
 }
 
-// ---- reading
-// -------------------------------------------------------------------------------------------------------- A
-// position in the text, and what a message needs to name it.
+int manifest_read_leaf(const Manifest *m, const char *file, int fd, size_t leaf, char *data)
+{
+    const ManifestLeaf *l = &m->leaves[leaf];
+    TRY(read_at(fd, file, data, l->bytes, l->offset));
+    return hash64(data, l->bytes, 0) == l->digest ? OK : manifest_blame(m, file, leaf);
+}
+
+const ManifestTensor *manifest_find(const Manifest *m, const char *name)
+{
+    for (size_t i = 0; i < m->n_tensors; i++)
+        if (streq(m->tensors[i].name, name)) return &m->tensors[i];
+    return NULL;
+}
+
+// ---- reading ----------------------------------------------------------------------------------------------
+// A position in the text, and what a message needs to name it.
 typedef struct Cursor {
     const char *place;
     char *at, *end;

@@ -1,5 +1,5 @@
 // manifest: the text file beside state.h5 that tells what is in it and by which digests damage is found.
-// Private to checkpoint.c (and its tests). Grammar, one item a line, single spaces, decimal numbers, digests
+// Private to checkpoint_*.c (and tests). Grammar, one item a line, single spaces, decimal numbers, digests
 // as 16 hex digits (XXH64):
 //
 //   attune-manifest 1
@@ -14,6 +14,7 @@
 #pragma once
 #include "comm.h"
 
+#define MANIFEST_META "meta/json" // the dataset that holds the text of CkptMeta
 enum { MANIFEST_LEAF_BYTES = 4 << 20, MANIFEST_LIMIT_BYTES = 64 << 20, MANIFEST_NAME_BYTES = 512 };
 
 typedef struct ManifestTensor {
@@ -47,6 +48,11 @@ void manifest_print(const Manifest *m, Buf *out);
 // Takes over `text` (malloc'ed, NUL-terminated at text[bytes]), also when it fails. place: for messages.
 int manifest_parse(Manifest *m, const char *place, char *text, size_t bytes);
 int manifest_read(Manifest *m, const char *path);
+// Opens the file that m describes; E_INPUT when it is of another size.
+int manifest_open(const Manifest *m, const char *file, int *fd);
+// Reads a leaf into data (MANIFEST_LEAF_BYTES) and compares its digest; E_INPUT that names the damaged tensor.
+int manifest_read_leaf(const Manifest *m, const char *file, int fd, size_t leaf, char *data);
+const ManifestTensor *manifest_find(const Manifest *m, const char *name); // NULL: there is none
 // E_INPUT that names the damaged tensor.
 int manifest_blame(const Manifest *m, const char *file, size_t leaf);
 void manifest_free(Manifest *m);

@@ -151,6 +151,82 @@ static void test_what_does_not_fit(void **state)
     free(dir);
 }
 
+// ---- the reader of one process ----------------------------------------------------------------------------
+// Some slab of the tensor, other ones for other numbers.
+static void cut_somewhere(CkptTensor *t, uint64_t number)
+{
+    uint32_t u[4];
+    philox(3, 0, number, u);
+    t->row0 = u[0] % t->shape[0];
+    t->rows = 1 + u[1] % (t->shape[0] - t->row0);
+    if (number % 3 == 0) return; // whole rows
+    t->col0 = u[2] % t->shape[1];
+    t->cols = 1 + u[3] % (t->shape[1] - t->col0);
+}
+
+static void test_reading_slabs_alone(void **state)
+{
+    (void)state;
+    CkptReader *r;
+    assert_int_equal(save(4, 0), OK);
+    assert_int_equal(checkpoint_open(&r, in_output("step-00000004")), OK);
+    for (uint64_t i = 0; i < 40; i++) {
+        Case k;
+        case_open(&k, -1, 0, 1);
+        for (int n = 0; n < CASE_TENSORS; n++) {
+            CkptTensor found, *t = &k.tensors[n];
+            assert_int_equal(checkpoint_find_tensor(r, t->name, &found), 1);
+            assert_string_equal(found.name, t->name);
+            assert_int_equal(found.t, t->t);
+            assert_memory_equal(found.shape, t->shape, sizeof t->shape);
+            if (i) cut_somewhere(t, i * CASE_TENSORS + (uint64_t)n);
+            assert_int_equal(checkpoint_read(r, t), OK);
+        }
+        if (case_mistake(&k, 4)) fail_msg("%s", case_mistake(&k, 4));
+        case_close(&k);
+    }
+    CkptMeta meta;
+    assert_int_equal(checkpoint_read_meta(r, &meta), OK);
+    assert_int_equal(meta.step, 4);
+    assert_string_equal(meta.json, "{\"recipe\": \"text\"}");
+    checkpoint_meta_free(&meta);
+    checkpoint_close(r);
+    checkpoint_close(NULL);
+}
+
+static void refused(CkptReader *r, const CkptTensor *t, const char *what)
+{
+    assert_int_equal(checkpoint_read(r, t), E_INPUT);
+    if (!strstr(error_last()->what, what)) fail_msg("%s", error_last()->what);
+    error_clear();
+}
+
+static void test_what_the_reader_refuses(void **state)
+{
+    (void)state;
+    float data[64];
+    CkptReader *r;
+    CkptTensor found;
+    const CkptTensor fits = {"model/norm.weight", DT_F32, {24, 1}, 0, 24, 0, 1, data};
+    CkptTensor longer = fits, other = fits, absent = fits, none = fits;
+    longer.shape[0] = 25;
+    other.t = DT_I32;
+    absent.name = "model/norm.bias";
+    none.rows = 0, none.data = NULL;
+    assert_int_equal(save(1, 0), OK);
+    assert_int_equal(checkpoint_open(&r, in_output("step-00000001")), OK);
+    assert_int_equal(checkpoint_find_tensor(r, "model/norm.bias", &found), 0);
+    assert_int_equal(checkpoint_find_tensor(r, "meta/json", &found), 0);
+    refused(r, &longer, "shape (24, 1)");
+    refused(r, &other, "of type f32, not i32");
+    refused(r, &absent, "no tensor model/norm.bias");
+    assert_int_equal(checkpoint_read(r, &none), OK);
+    checkpoint_close(r);
+    assert_int_equal(checkpoint_open(&r, in_output("step-00000009")), E_INPUT);
+    assert_null(r);
+    error_clear();
+}
+
 // ---- damage -----------------------------------------------------------------------------------------------
 static void flip(const char *file, off_t byte, int bit)
 {
@@ -265,6 +341,47 @@ static void grow_state(void)
     int fd = open(in_output("step-00000002/state.h5"), O_WRONLY | O_APPEND);
     assert_int_equal(write(fd, "x", 1), 1);
     close(fd);
+}
+
+// Damage is found in what is read, by the block; the rest of the file can still be had.
+static void test_the_reader_names_damage(void **state)
+{
+    (void)state;
+    Case k;
+    CkptReader *r;
+    assert_int_equal(save(2, 0), OK);
+    if (rank == 0) flip(in_output("step-00000002/state.h5"), offset_of("model/embed.weight") + (4 << 20) + 9, 0);
+    comm_barrier(world);
+    case_open(&k, -1, 0, 1);
+    assert_int_equal(checkpoint_open(&r, in_output("step-00000002")), OK);
+    for (int i = 0; i < CASE_TENSORS; i++) {
+        CkptTensor t = k.tensors[i];
+        if (!streq(t.name, "model/embed.weight")) {
+            assert_int_equal(checkpoint_read(r, &t), OK);
+            continue;
+        }
+        refused(r, &t, "damaged: tensor model/embed.weight");
+        refused(r, &t, "damaged: tensor model/embed.weight"); // what was read of it is not kept
+        t.rows = (4 << 20) / (2048 * 4);
+        assert_int_equal(checkpoint_read(r, &t), OK);
+        t.row0 = t.rows, t.rows = 1, t.col0 = 2047, t.cols = 1;
+        refused(r, &t, "damaged: tensor model/embed.weight");
+    }
+    checkpoint_close(r);
+    case_close(&k);
+    comm_barrier(world);
+    if (rank == 0) flip(in_output("step-00000002/MANIFEST"), 40, 1);
+    comm_barrier(world);
+    assert_int_equal(checkpoint_open(&r, in_output("step-00000002")), E_INPUT);
+    assert_non_null(strstr(error_last()->place, "MANIFEST"));
+    error_clear();
+    comm_barrier(world);
+    if (rank == 0) cut_state();
+    if (rank == 0) flip(in_output("step-00000002/MANIFEST"), 40, 1);
+    comm_barrier(world);
+    assert_int_equal(checkpoint_open(&r, in_output("step-00000002")), E_INPUT);
+    assert_non_null(strstr(error_last()->what, "5000 bytes, its MANIFEST says"));
+    error_clear();
 }
 
 static void test_lost_and_cut_files(void **state)
@@ -410,6 +527,7 @@ static void test_a_step_is_replaced(void **state)
 static int open_output(void **state)
 {
     (void)state;
+    error_clear(); // of a test that failed
     char path[] = "/tmp/attune-test-XXXXXX";
     void *data = path;
     size_t bytes = sizeof path;
@@ -455,6 +573,9 @@ int main(void)
         IN_OUTPUT(test_nothing_yet),
         IN_OUTPUT(test_save_and_load),
         IN_OUTPUT(test_list),
+        IN_OUTPUT(test_reading_slabs_alone),
+        IN_OUTPUT(test_what_the_reader_refuses),
+        IN_OUTPUT(test_the_reader_names_damage),
         IN_OUTPUT(test_what_does_not_fit),
         IN_OUTPUT(test_bit_flips),
         IN_OUTPUT(test_damage_is_named_and_the_previous_step_used),

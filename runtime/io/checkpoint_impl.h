@@ -1,0 +1,33 @@
+// checkpoint_impl: what the parts of the checkpoint share. Private to checkpoint_*.c.
+//   _h5      HDF5: its errors as ours, types, files, transfers      _save    checkpoint_save
+//   _dirs    the step directories: names, leftovers, retention      _load    checkpoint_find, checkpoint_load*
+//   manifest the digests                                            _read    one process alone, without MPI and HDF5
+#pragma once
+#include "checkpoint.h"
+#include "manifest.h"
+#include <hdf5.h>
+
+enum { CKPT_FORMAT_VERSION = 1 };
+
+// ---- checkpoint_h5.c ----
+int ckpt_h5_fail(const char *path, const char *what); // right after the call that failed: any other one forgets why
+hid_t ckpt_h5_type(DType t);                          // the caller closes it; the same in memory and in the file
+hid_t ckpt_file_space(const CkptTensor *t);           // {n, 1} is a vector: one dimension in the file
+size_t ckpt_tensor_bytes(const CkptTensor *t);
+hid_t ckpt_plain_access(void);                                                   // this process alone, without locks
+int ckpt_open_file(const char *path, unsigned flags, hid_t access, hid_t *file); // takes over the access list
+// H5Dwrite or H5Dread of this rank's part, in slabs of whole rows, independently of other ranks.
+int ckpt_transfer(hid_t set, const CkptTensor *t, bool write);
+
+// ---- checkpoint_dirs.c ----
+// For faults that end nothing: they become a warning, and the thread's record is free for the next.
+void ckpt_warn_instead(const char *consequence);
+char *ckpt_step_path(const char *parent, const char *prefix, int64_t step); // "PARENT/PREFIXstep-00000100"
+int ckpt_list_steps(const char *parent, int64_t **steps, size_t *n);        // newest first; none without a parent
+void ckpt_sweep(const char *parent);                                        // what cut-off saves have left
+int ckpt_sync_path(const char *path, int flags);                            // opens, fsyncs, closes
+int ckpt_check_room(const char *parent, uint64_t bytes);                    // E_FAILED when the disk has less
+void ckpt_retain(const char *parent, int64_t saved, int keep);              // removes steps that are no longer kept
+
+// ---- checkpoint_read.c ----
+void ckpt_check_part(const CkptTensor *t); // asserts that a rank's part lies within its tensor

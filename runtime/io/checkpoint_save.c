@@ -1,0 +1,400 @@
+// checkpoint_save: the protocol that makes a checkpoint appear whole or not at all.
+//
+// state.h5, in the file format of HDF5 1.10 (its metadata carries checksums; the older one reads damage as
+// data), no filters, every dataset contiguous and allocated when created:
+//   /            attributes format, format_version, step, complete (1 once everything has been written)
+//   /model/NAME, /adapter/NAME, /optim/NAME/m, ...   one per global tensor; BF16 is a 16-bit float type
+//   /meta/json   the text of CkptMeta, bytes
+//
+// Saving. Each phase ends in comm_agree; any rank's failure ends the save on all, and nothing is published.
+//   1 rank 0: room on the disk, a fresh .tmp-step-N, the file with all its datasets, its blocks reserved
+//   2 all ranks open that file together and write their hyperslabs, independently of each other: with more
+//     ranks than cores, collective transfers are 20 times slower
+//   3 fsync after the close (HDF5 writes its superblock after its own last fsync), digests, each rank a share
+//   4 rank 0: MANIFEST, fsync, rename to step-N, fsync of the parent, old steps removed
+// Phase 1 is rank 0's alone because of failures: a rank whose write of metadata fails inside a parallel close
+// leaves the others waiting for ever. In phase 2 there is no metadata left to write but the superblock, in
+// its place. Should a rank hang all the same, the save has a deadline.
+#define _GNU_SOURCE
+#include "checkpoint_impl.h"
+#include "rundir.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <mpi.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char format_name[] = "attune";
+
+// ---- deadline ---------------------------------------------------------------------------------------------
+// A thread that ends the job when a save takes far longer than it can. It makes no MPI or HDF5 call but the
+// abort.
+typedef struct Deadline {
+    Comm *comm;
+    double seconds;
+    bool over;
+    pthread_mutex_t lock;
+    pthread_cond_t ended;
+    pthread_t thread;
+} Deadline;
+
+static void *deadline_thread(void *arg)
+{
+    Deadline *d = arg;
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += (time_t)d->seconds + 1;
+    pthread_mutex_lock(&d->lock);
+    int rc = 0;
+    while (!d->over && rc == 0) rc = pthread_cond_timedwait(&d->ended, &d->lock, &until);
+    bool expired = !d->over;
+    pthread_mutex_unlock(&d->lock);
+    if (expired) {
+        log_warn("saving a checkpoint has not ended within %.0f s: the run ends here (the previous "
+                 "checkpoint is untouched)",
+                 d->seconds);
+        comm_abort(d->comm, error_exit_code(E_FAILED));
+    }
+    return NULL;
+}
+
+// Twenty times what a disk of 100 MB/s needs, at least a minute; ATTUNE_SAVE_DEADLINE=SECONDS overrides.
+static double deadline_for(uint64_t bytes)
+{
+    const char *choice = getenv("ATTUNE_SAVE_DEADLINE");
+    return choice ? atof(choice) : MAX(60.0, 20.0 * (double)bytes / 100e6);
+}
+
+// false: no thread could be had; the save goes on unwatched.
+static bool deadline_start(Deadline *d, Comm *c, uint64_t bytes)
+{
+    *d = (Deadline){.comm = c, .seconds = deadline_for(bytes)};
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&d->lock, NULL);
+    pthread_cond_init(&d->ended, &attr);
+    pthread_condattr_destroy(&attr);
+    return pthread_create(&d->thread, NULL, deadline_thread, d) == 0;
+}
+
+static void deadline_stop(Deadline *d)
+{
+    pthread_mutex_lock(&d->lock);
+    d->over = true;
+    pthread_cond_signal(&d->ended);
+    pthread_mutex_unlock(&d->lock);
+    pthread_join(d->thread, NULL);
+    pthread_cond_destroy(&d->ended);
+    pthread_mutex_destroy(&d->lock);
+}
+
+// ---- saving -----------------------------------------------------------------------------------------------
+typedef struct Save {
+    Comm *comm;
+    char *parent, *tmp, *final, *file; // checkpoints/, .tmp-step-N/, step-N/, .tmp-step-N/state.h5
+    int64_t step;
+    CkptTensor *tensors; // the caller's, then /meta/json
+    int n;
+    Manifest manifest;
+} Save;
+
+static uint64_t save_bytes(const Save *s)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < s->n; i++) bytes += ckpt_tensor_bytes(&s->tensors[i]);
+    return bytes;
+}
+
+static int prepare(const Save *s)
+{
+    TRY(make_dirs(s->parent));
+    ckpt_sweep(s->parent);
+    TRY(ckpt_check_room(s->parent, save_bytes(s)));
+    if (mkdir(s->tmp, 0777) < 0) return fail_errno(s->tmp, "cannot create the directory");
+    return OK;
+}
+
+// Access by all ranks together. A single rank without MPI uses the plain driver; the format is the same.
+static hid_t parallel_access(Comm *c)
+{
+    hid_t access = ckpt_plain_access();
+    MPI_Comm *mpi = comm_mpi_handle(c);
+    if (!mpi) return access;
+    MPI_Info info;
+    MPI_Info_create(&info);
+    MPI_Info_set(info, "romio_ds_write", "disable"); // data sieving would take file locks
+    H5Pset_fapl_mpio(access, *mpi, info);
+    H5Pset_coll_metadata_write(access, true);
+    MPI_Info_free(&info);
+    return access;
+}
+
+// *offset: where the dataset's bytes lie in the file.
+static int create_set(hid_t file, const CkptTensor *t, int64_t *offset)
+{
+    hid_t links = H5Pcreate(H5P_LINK_CREATE), create = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_create_intermediate_group(links, 1);
+    H5Pset_layout(create, H5D_CONTIGUOUS);
+    H5Pset_alloc_time(create, H5D_ALLOC_TIME_EARLY);
+    H5Pset_fill_time(create, H5D_FILL_TIME_NEVER);
+    hid_t type = ckpt_h5_type(t->t), space = ckpt_file_space(t);
+    hid_t set = H5Dcreate2(file, t->name, type, space, links, create, H5P_DEFAULT);
+    haddr_t at = set < 0 ? HADDR_UNDEF : H5Dget_offset(set);
+    int status = at == HADDR_UNDEF ? ckpt_h5_fail(t->name, "cannot create the dataset") : OK;
+    *offset = (int64_t)at;
+    if (set >= 0) H5Dclose(set);
+    H5Sclose(space);
+    H5Tclose(type);
+    H5Pclose(create);
+    H5Pclose(links);
+    return status;
+}
+
+static int write_attribute(hid_t file, const char *name, hid_t type, const void *value)
+{
+    hid_t space = H5Screate(H5S_SCALAR);
+    hid_t attribute = H5Acreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
+    herr_t rc = attribute < 0 ? -1 : H5Awrite(attribute, type, value);
+    int status = rc < 0 ? ckpt_h5_fail(name, "cannot write the attribute") : OK;
+    if (attribute >= 0) H5Aclose(attribute);
+    H5Sclose(space);
+    return status;
+}
+
+static int write_attributes(const Save *s, hid_t file)
+{
+    int64_t version = CKPT_FORMAT_VERSION, complete = 0;
+    hid_t text = H5Tcopy(H5T_C_S1);
+    H5Tset_size(text, sizeof format_name - 1);
+    int status = write_attribute(file, "format", text, format_name);
+    H5Tclose(text);
+    TRY(status);
+    TRY(write_attribute(file, "format_version", H5T_STD_I64LE, &version));
+    TRY(write_attribute(file, "step", H5T_STD_I64LE, &s->step));
+    return write_attribute(file, "complete", H5T_STD_I64LE, &complete);
+}
+
+// The datasets have their places now; the blocks behind them are taken from the disk, so that no write of a
+// rank finds it full.
+static int reserve(const char *path)
+{
+    struct stat st;
+    int fd = open(path, O_RDWR | O_CLOEXEC), status = OK;
+    if (fd < 0) return fail_errno(path, "cannot open");
+    if (fstat(fd, &st) < 0)
+        status = fail_errno(path, "cannot stat");
+    else if (fallocate(fd, 0, 0, st.st_size) < 0 && errno != EOPNOTSUPP && errno != ENOSYS)
+        status = fail_errno(path, "cannot reserve the space");
+    close(fd);
+    return status;
+}
+
+// Rank 0: the whole file but the data. offsets (n): where each dataset's bytes lie.
+static int lay_out(const Save *s, int64_t *offsets)
+{
+    hid_t access = ckpt_plain_access(), file = H5Fcreate(s->file, H5F_ACC_EXCL, H5P_DEFAULT, access);
+    int status = file < 0 ? ckpt_h5_fail(s->file, "cannot create") : OK;
+    H5Pclose(access);
+    TRY(status);
+    status = write_attributes(s, file);
+    for (int i = 0; i < s->n && status == OK; i++) status = create_set(file, &s->tensors[i], &offsets[i]);
+    if (H5Fclose(file) < 0 && status == OK) status = ckpt_h5_fail(s->file, "cannot write");
+    return status == OK ? reserve(s->file) : status;
+}
+
+static void place_tensors(Save *s, const int64_t *offsets)
+{
+    for (int i = 0; i < s->n; i++) {
+        const CkptTensor *t = &s->tensors[i];
+        s->manifest.tensors[i] = (ManifestTensor){.offset = (uint64_t)offsets[i],
+                                                  .bytes = ckpt_tensor_bytes(t),
+                                                  .t = t->t,
+                                                  .shape = {t->shape[0], t->shape[1]},
+                                                  .name = t->name};
+    }
+}
+
+// Phase 1.
+static int create_state(Save *s)
+{
+    bool first = comm_rank(s->comm) == 0;
+    int64_t *offsets = xcalloc((size_t)s->n, sizeof *offsets);
+    int status = first ? prepare(s) : OK;
+    if (first && status == OK) status = lay_out(s, offsets);
+    status = comm_agree(s->comm, status);
+    if (status == OK) status = comm_broadcast(s->comm, offsets, (size_t)s->n, DT_I64, 0);
+    if (status == OK) place_tensors(s, offsets);
+    free(offsets);
+    return status;
+}
+
+static int write_parts(const Save *s, hid_t file)
+{
+    int status = OK;
+    for (int i = 0; i < s->n && status == OK; i++) {
+        const CkptTensor *t = &s->tensors[i];
+        if (!t->rows) continue;
+        hid_t set = H5Dopen2(file, t->name, H5P_DEFAULT);
+        status = set < 0 ? ckpt_h5_fail(t->name, "cannot open the dataset") : ckpt_transfer(set, t, true);
+        if (set >= 0) H5Dclose(set);
+    }
+    return status;
+}
+
+// Rank 0, when all data is there: the one change to metadata after phase 1, a number in its place.
+static int mark_complete(const Save *s)
+{
+    int64_t complete = 1;
+    hid_t file;
+    TRY(ckpt_open_file(s->file, H5F_ACC_RDWR, ckpt_plain_access(), &file));
+    hid_t attribute = H5Aopen(file, "complete", H5P_DEFAULT);
+    herr_t rc = attribute < 0 ? -1 : H5Awrite(attribute, H5T_NATIVE_INT64, &complete);
+    int status = rc < 0 ? ckpt_h5_fail(s->file, "cannot write the attribute `complete`") : OK;
+    if (attribute >= 0) H5Aclose(attribute);
+    if (H5Fclose(file) < 0 && status == OK) status = ckpt_h5_fail(s->file, "cannot write");
+    return status;
+}
+
+// Phase 2, and the fsync of each rank: the ranks of another machine have pages of their own.
+static int write_state(const Save *s)
+{
+    hid_t file;
+    int status = comm_agree(s->comm, ckpt_open_file(s->file, H5F_ACC_RDWR, parallel_access(s->comm), &file));
+    if (status == OK) status = comm_agree(s->comm, write_parts(s, file));
+    if (file >= 0 && H5Fclose(file) < 0 && status == OK) status = ckpt_h5_fail(s->file, "cannot close");
+    TRY(comm_agree(s->comm, status));
+    TRY(comm_agree(s->comm, comm_rank(s->comm) == 0 ? mark_complete(s) : OK));
+    return comm_agree(s->comm, ckpt_sync_path(s->file, O_RDWR));
+}
+
+// Phase 3. Each rank digests a share of the file; integer sums with zeros put the shares together.
+static int digest_state(Save *s)
+{
+    Manifest *m = &s->manifest;
+    struct stat st;
+    int status = stat(s->file, &st) < 0 ? fail_errno(s->file, "cannot stat") : OK;
+    TRY(comm_agree(s->comm, status));
+    m->file_bytes = (uint64_t)st.st_size;
+    manifest_cut(m);
+    TRY(comm_agree(s->comm, manifest_digest(m, s->file, comm_rank(s->comm), comm_size(s->comm))));
+    int64_t *all = xcalloc(m->n_leaves, sizeof *all);
+    for (size_t i = 0; i < m->n_leaves; i++) all[i] = (int64_t)m->leaves[i].digest;
+    status = comm_all_reduce(s->comm, all, m->n_leaves, DT_I64, REDUCE_SUM);
+    for (size_t i = 0; i < m->n_leaves; i++) m->leaves[i].digest = (uint64_t)all[i];
+    free(all);
+    return status;
+}
+
+// A step that was published before (the run went back behind it) changes places with the new one in a single
+// act where the file system can do that. The old one then lies under the temporary name or .del-: ckpt_sweep
+// removes it.
+static int move_into_place(const Save *s)
+{
+    if (rename(s->tmp, s->final) == 0) return OK;
+    if (errno != ENOTEMPTY && errno != EEXIST) return fail_errno(s->final, "cannot rename into place");
+    if (renameat2(AT_FDCWD, s->tmp, AT_FDCWD, s->final, RENAME_EXCHANGE) == 0) return OK;
+    char *old = ckpt_step_path(s->parent, ".del-", s->step);
+    int status = OK;
+    if (rename(s->final, old) < 0 || rename(s->tmp, s->final) < 0)
+        status = fail_errno(s->final, "cannot rename into place");
+    free(old);
+    return status;
+}
+
+// Phase 4.
+static int publish(const Save *s)
+{
+    Buf text = {0};
+    manifest_print(&s->manifest, &text);
+    char *path = xasprintf("%s/MANIFEST", s->tmp);
+    int status = file_write_atomic(path, text.data, text.len); // flushes the directory too
+    buf_free(&text);
+    free(path);
+    TRY(status);
+    TRY(move_into_place(s));
+    if (ckpt_sync_path(s->parent, O_RDONLY | O_DIRECTORY) < 0)
+        ckpt_warn_instead("published, but it may not survive a loss of power");
+    return OK;
+}
+
+// ---- checkpoint_save --------------------------------------------------------------------------------------
+static void save_init(Save *s, Comm *c, const char *output, const CkptMeta *meta, const CkptTensor *t, int n)
+{
+    ASSERT(meta->step >= 0 && meta->json && *meta->json);
+    *s = (Save){
+        .comm = c, .step = meta->step, .n = n + 1, .manifest.step = meta->step, .manifest.n_tensors = (size_t)n + 1};
+    s->parent = xasprintf("%s/checkpoints", output);
+    s->tmp = ckpt_step_path(s->parent, ".tmp-", s->step);
+    s->final = ckpt_step_path(s->parent, "", s->step);
+    s->file = xasprintf("%s/state.h5", s->tmp);
+    s->tensors = xcalloc((size_t)s->n, sizeof *s->tensors);
+    s->manifest.tensors = xcalloc((size_t)s->n, sizeof *s->manifest.tensors);
+    if (n) memcpy(s->tensors, t, (size_t)n * sizeof *t);
+}
+
+// Rank 0's text becomes the last dataset; the others need its size to create it with.
+static int add_meta(Save *s, const CkptMeta *meta)
+{
+    int64_t bytes = (int64_t)strlen(meta->json);
+    TRY(comm_broadcast(s->comm, &bytes, 1, DT_I64, 0));
+    bool writes = comm_rank(s->comm) == 0;
+    s->tensors[s->n - 1] = (CkptTensor){.name = MANIFEST_META,
+                                        .t = DT_U8,
+                                        .shape = {bytes, 1},
+                                        .rows = writes ? bytes : 0,
+                                        .cols = 1,
+                                        .data = meta->json};
+    for (int i = 0; i < s->n; i++) ckpt_check_part(&s->tensors[i]);
+    return OK;
+}
+
+static void save_free(Save *s)
+{
+    free(s->parent);
+    free(s->tmp);
+    free(s->final);
+    free(s->file);
+    free(s->tensors);
+    manifest_free(&s->manifest);
+}
+
+static int save_phases(Save *s)
+{
+    bool first = comm_rank(s->comm) == 0;
+    TRY(create_state(s));
+    TRY(write_state(s));
+    TRY(digest_state(s));
+    return comm_agree(s->comm, first ? publish(s) : OK);
+}
+
+// On rank 0, after the agreement. A failed save leaves nothing behind; the error that ended it stays the
+// thread's. The file is emptied first: HDF5 keeps one open whose close has failed, and with it the space.
+static void tidy(const Save *s, int status, int keep)
+{
+    ErrorRecord cause = *error_last();
+    error_clear();
+    if (status < 0 && truncate(s->file, 0) < 0) log_debug("%s is not there to be emptied", s->file);
+    ckpt_sweep(s->parent);
+    if (status == OK) ckpt_retain(s->parent, s->step, keep);
+    error_adopt(&cause);
+}
+
+int checkpoint_save(Comm *c, const char *output, const CkptMeta *meta, const CkptTensor *t, int n, int keep)
+{
+    Save s;
+    Deadline deadline;
+    save_init(&s, c, output, meta, t, n);
+    int status = add_meta(&s, meta);
+    if (status == OK) {
+        bool watched = deadline_start(&deadline, c, save_bytes(&s));
+        status = save_phases(&s);
+        if (watched) deadline_stop(&deadline);
+    }
+    if (comm_rank(c) == 0) tidy(&s, status, keep);
+    save_free(&s);
+    return status;
+}
