@@ -134,7 +134,7 @@ int comm_local_size(const Comm *c)
 }
 CommStats comm_stats(const Comm *c)
 {
-    return c->stats;
+    return (CommStats){.calls = c->calls, .bytes = c->bytes, .wait_ms = (double)c->wait_ns * 1e-6};
 }
 void *comm_mpi_handle(const Comm *c)
 {
@@ -142,53 +142,60 @@ void *comm_mpi_handle(const Comm *c)
 }
 
 // ---- collectives ------------------------------------------------------------------------------------------
-static size_t checked_bytes(size_t count, DType t, size_t times)
+static size_t checked_bytes(size_t count, DType t)
 {
     size_t bytes = 0;
-    ASSERT(t >= 0 && t < DT_COUNT);
-    ASSERT(mul_ok(count, dtype_size(t), &bytes) && mul_ok(bytes, times, &bytes));
+    ASSERT(t >= 0 && t < DT_COUNT && mul_ok(count, dtype_size(t), &bytes));
     return bytes;
 }
 
 static int counted(Comm *c, size_t bytes, double start_ms, int status)
 {
-    c->stats.calls++;
-    c->stats.bytes += bytes;
-    c->stats.wait_ms += now_ms() - start_ms;
+    c->calls++;
+    c->bytes += bytes;
+    c->wait_ns += (uint64_t)((now_ms() - start_ms) * 1e6);
     return status;
 }
 
 int comm_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op)
 {
-    size_t bytes = checked_bytes(count, t, 1);
+    size_t bytes = checked_bytes(count, t);
     ASSERT(t != DT_F16 && (t != DT_BF16 || op == REDUCE_SUM) && (x || !count));
     if (!count) return OK;
     double start = now_ms();
     return counted(c, bytes, start, c->ops->all_reduce(c, x, count, t, op));
 }
 
-int comm_reduce_scatter(Comm *c, void *x_all, void *out_mine, size_t count_each, DType t)
+// All parts together, in bytes: what every rank hands in or gets.
+static size_t checked_parts(const Comm *c, const void *x, const size_t *start, DType t)
 {
-    size_t bytes = checked_bytes(count_each, t, (size_t)c->size);
-    ASSERT(t != DT_F16 && ((x_all && out_mine) || !count_each));
-    if (!count_each) return OK;
-    double start = now_ms();
-    return counted(c, bytes, start, c->ops->reduce_scatter(c, x_all, out_mine, count_each, t));
+    for (int r = 0; r < c->size; r++) ASSERT(start[r] <= start[r + 1]);
+    (void)checked_bytes(start[c->size], t);
+    size_t bytes = checked_bytes(start[c->size] - start[0], t);
+    ASSERT(x || !bytes || c->ops == &comm_fake);
+    return bytes;
 }
 
-int comm_all_gather(Comm *c, const void *mine, void *all, size_t count_each, DType t)
+int comm_all_gather_parts(Comm *c, void *x, const size_t *start, DType t)
 {
-    checked_bytes(count_each, t, (size_t)c->size);
-    ASSERT((mine && all) || !count_each);
-    if (!count_each) return OK;
-    size_t bytes = count_each * dtype_size(t);
-    double start = now_ms();
-    return counted(c, bytes, start, c->ops->all_gather(c, mine, all, bytes));
+    if (!checked_parts(c, x, start, t)) return OK;
+    size_t mine = (start[c->rank + 1] - start[c->rank]) * dtype_size(t);
+    double began = now_ms();
+    return counted(c, mine, began, c->ops->all_gather_parts(c, x, start, t));
+}
+
+int comm_reduce_scatter_parts(Comm *c, void *x, const size_t *start, DType t)
+{
+    size_t bytes = checked_parts(c, x, start, t);
+    ASSERT(t != DT_F16);
+    if (!bytes) return OK;
+    double began = now_ms();
+    return counted(c, bytes, began, c->ops->reduce_scatter_parts(c, x, start, t));
 }
 
 int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root)
 {
-    size_t bytes = checked_bytes(count, t, 1);
+    size_t bytes = checked_bytes(count, t);
     ASSERT(root >= 0 && root < c->size && (x || !count));
     if (!count) return OK;
     double start = now_ms();
@@ -201,9 +208,8 @@ int comm_barrier(Comm *c)
     return counted(c, 0, start, c->ops->barrier(c));
 }
 
-// ---- built out of collectives
-// --------------------------------------------------------------------------------------- How bad a status
-// is; the worst of the ranks becomes everybody's.
+// ---- built out of collectives -----------------------------------------------------------------------------
+// How bad a status is; the worst of the ranks becomes everybody's.
 static int64_t severity(int status)
 {
     if (status >= 0) return 0;

@@ -24,9 +24,13 @@ int comm_size(const Comm *c);
 int comm_local_rank(const Comm *c); // among the ranks of this node
 int comm_local_size(const Comm *c);
 
-int comm_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op);                 // in place
-int comm_reduce_scatter(Comm *c, void *x_all, void *out_mine, size_t count_each, DType t); // sum
-int comm_all_gather(Comm *c, const void *mine, void *all, size_t count_each, DType t);
+int comm_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op); // in place
+// Both in place, over parts of any sizes: rank r's part of x is [start[r], start[r + 1]), in elements; start has size + 1
+// entries, the same on every rank, and need not begin with 0. A gather wants the own part in x and gives all parts; a
+// reduce-scatter gives the sum over the ranks in the own part and leaves the rest of x undefined. Kind "fake" only counts the
+// bytes: x may be NULL.
+int comm_all_gather_parts(Comm *c, void *x, const size_t *start, DType t);
+int comm_reduce_scatter_parts(Comm *c, void *x, const size_t *start, DType t);
 int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root); // x must be writable on the root too
 int comm_barrier(Comm *c);
 // All ranks return the worst status (the most negative but E_PREEMPTED only when nothing is worse). The lowest rank with that
@@ -42,7 +46,26 @@ typedef struct CommStats {
     uint64_t calls, bytes; // payload bytes handed in by this rank
     double wait_ms;
 } CommStats;
-CommStats comm_stats(const Comm *c);
+CommStats comm_stats(const Comm *c); // from any thread
+
+// ---- queue.c: collectives beside the computation ----
+// One thread that runs posted jobs in the order they were posted. Ranks that post the same jobs in the same order do not
+// deadlock, provided that the jobs use communicators that nobody else uses meanwhile. Post and wait from one thread.
+typedef struct CommQueue CommQueue;
+int comm_queue_open(CommQueue **out, bool threaded); // not threaded: a job runs inside comm_queue_post
+void comm_queue_close(CommQueue *q);                 // NULL is fine; runs what is still posted first
+uint64_t comm_queue_post(CommQueue *q, int (*run)(void *ctx),
+                         void *ctx); // a ticket; ctx must live until the job is done
+// Until that job and all before it are done. After a failure the jobs behind it are skipped; the next wait, for whichever
+// ticket, returns the failed job's status, with its error record in this thread, and from then on newly posted jobs run again.
+int comm_queue_wait(CommQueue *q, uint64_t ticket);
+typedef struct CommQueueStats {
+    double busy_ms; // jobs were running
+    double
+        waited_ms; // the poster stood in comm_queue_wait (or in a post without a thread): 1 - waited / busy was hidden
+    uint64_t jobs; // posted
+} CommQueueStats;
+CommQueueStats comm_queue_stats(const CommQueue *q);
 
 // MPI's communicator of this group, as `MPI_Comm *`, for parallel HDF5 (checkpoint.c) only; NULL when there is none.
 void *comm_mpi_handle(const Comm *c);

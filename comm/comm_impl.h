@@ -3,6 +3,7 @@
 // calls the table.
 #pragma once
 #include "comm.h"
+#include <stdatomic.h>
 
 typedef struct CommOps {
     const char *name;
@@ -13,8 +14,8 @@ typedef struct CommOps {
     void (*close)(Comm *c); // may be called after an open that failed half-way
     // Never called with count 0. Sizes have been checked: no product below overflows.
     int (*all_reduce)(Comm *c, void *x, size_t count, DType t, ReduceOp op);
-    int (*reduce_scatter)(Comm *c, const void *x_all, void *out_mine, size_t count_each, DType t);
-    int (*all_gather)(Comm *c, const void *mine, void *all, size_t bytes_each);
+    int (*all_gather_parts)(Comm *c, void *x, const size_t *start, DType t);
+    int (*reduce_scatter_parts)(Comm *c, void *x, const size_t *start, DType t);
     int (*broadcast)(Comm *c, void *x, size_t bytes, int root);
     int (*barrier)(Comm *c);
     void (*abort)(Comm *c,
@@ -25,8 +26,8 @@ typedef struct CommOps {
 struct Comm {
     const CommOps *ops;
     int rank, size, local_rank, local_size;
-    CommStats stats;
-    void *impl; // the kind's own
+    _Atomic uint64_t calls, bytes, wait_ns; // one thread at a time writes them, any may read
+    void *impl;                             // the kind's own
 };
 
 #define COMM(kind) extern const CommOps comm_##kind;

@@ -222,105 +222,99 @@ static MPI_Op mpi_op(DType t, ReduceOp op)
     return op == REDUCE_MAX ? MPI_MAX : MPI_MIN;
 }
 
-// One piece of a collective, started: elements [first, first+count) of each rank's payload.
-typedef struct Transfer {
+// Pieces of a collective that are under way, the oldest first.
+typedef struct Pieces {
     Comm *c;
-    const void *in;
-    void *out;
-    size_t size; // of an element, bytes
-    DType t;
-    ReduceOp op;
-    int root;
-    size_t stride; // all_gather: bytes from one rank's payload to the next
-} Transfer;
-typedef int (*StartFn)(const Transfer *x, size_t first, int count, MPI_Request *request);
-
-// Cuts `count` elements into pieces and keeps a few of them under way.
-static int in_pieces(const Transfer *x, size_t count, size_t piece, StartFn start, const char *what)
-{
+    const char *what;
     MPI_Request request[PIECES_AT_ONCE];
-    size_t started = 0, ended = 0, pieces = (count + piece - 1) / piece;
-    while (ended < pieces) {
-        while (started < pieces && started - ended < PIECES_AT_ONCE) {
-            size_t first = started * piece;
-            TRY(check(start(x, first, (int)MIN(piece, count - first), &request[started % PIECES_AT_ONCE]), what));
-            started++;
-        }
-        TRY(wait_for(x->c, &request[ended % PIECES_AT_ONCE], what));
-        ended++;
+    size_t started, ended;
+} Pieces;
+
+static int end_oldest(Pieces *p)
+{
+    return wait_for(p->c, &p->request[p->ended++ % PIECES_AT_ONCE], p->what);
+}
+
+// Where the request of the next piece goes, once there is room for it.
+static int next_piece(Pieces *p, MPI_Request **request)
+{
+    if (p->started - p->ended == PIECES_AT_ONCE) TRY(end_oldest(p));
+    *request = &p->request[p->started++ % PIECES_AT_ONCE];
+    return OK;
+}
+
+static int end_all(Pieces *p)
+{
+    while (p->ended < p->started) TRY(end_oldest(p));
+    return OK;
+}
+
+static int mpi_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op)
+{
+    const MpiComm *m = c->impl;
+    Pieces pieces = {.c = c, .what = "all_reduce"};
+    const size_t piece = PIECE_BYTES / dtype_size(t);
+    for (size_t first = 0; first < count; first += piece) {
+        MPI_Request *request;
+        TRY(next_piece(&pieces, &request));
+        TRY(check(MPI_Iallreduce(MPI_IN_PLACE, (char *)x + first * dtype_size(t), (int)MIN(piece, count - first),
+                                 mpi_type(t), mpi_op(t, op), m->comm, request),
+                  pieces.what));
+    }
+    return end_all(&pieces);
+}
+
+static int start_broadcast(Pieces *pieces, char *x, size_t bytes, int root)
+{
+    const MpiComm *m = pieces->c->impl;
+    for (size_t first = 0; first < bytes; first += PIECE_BYTES) {
+        MPI_Request *request;
+        TRY(next_piece(pieces, &request));
+        int n = (int)MIN(PIECE_BYTES, bytes - first);
+        TRY(check(MPI_Ibcast(x + first, n, MPI_BYTE, root, m->comm, request), pieces->what));
     }
     return OK;
 }
 
-static MPI_Comm comm_of(const Transfer *x)
+static int mpi_broadcast(Comm *c, void *x, size_t bytes, int root)
 {
-    return ((const MpiComm *)x->c->impl)->comm;
+    Pieces pieces = {.c = c, .what = "broadcast"};
+    TRY(start_broadcast(&pieces, x, bytes, root));
+    return end_all(&pieces);
 }
 
-static int start_all_reduce(const Transfer *x, size_t first, int count, MPI_Request *request)
+// MPI's own gather of uneven parts counts elements and places in int; a broadcast per part does not.
+static int mpi_all_gather_parts(Comm *c, void *x, const size_t *start, DType t)
 {
-    void *at = (char *)x->out + first * x->size;
-    return MPI_Iallreduce(MPI_IN_PLACE, at, count, mpi_type(x->t), mpi_op(x->t, x->op), comm_of(x), request);
+    Pieces pieces = {.c = c, .what = "all_gather"};
+    const size_t size = dtype_size(t);
+    for (int r = 0; r < c->size; r++)
+        TRY(start_broadcast(&pieces, (char *)x + start[r] * size, (start[r + 1] - start[r]) * size, r));
+    return end_all(&pieces);
 }
 
-static int mpi_all_reduce(Comm *c, void *data, size_t count, DType t, ReduceOp op)
+static int start_reduce(Pieces *pieces, char *x, size_t count, DType t, int root)
 {
-    Transfer x = {.c = c, .out = data, .size = dtype_size(t), .t = t, .op = op};
-    return in_pieces(&x, count, PIECE_BYTES / x.size, start_all_reduce, "all_reduce");
-}
-
-// The parts of all ranks for one piece lie apart in x_all; MPI wants them together, hence the copy.
-static int mpi_reduce_scatter(Comm *c, const void *x_all, void *out_mine, size_t count_each, DType t)
-{
-    size_t size = dtype_size(t), piece = MAX(PIECE_BYTES / size / (size_t)c->size, 1);
-    piece = MIN(piece, count_each);
-    char *together = xmalloc((size_t)c->size * piece * size);
-    int status = OK;
-    for (size_t first = 0; first < count_each && status == OK; first += piece) {
-        size_t n = MIN(piece, count_each - first);
-        for (size_t r = 0; r < (size_t)c->size; r++)
-            memcpy(together + r * n * size, (const char *)x_all + (r * count_each + first) * size, n * size);
-        MPI_Request request;
-        status = check(MPI_Ireduce_scatter_block(together, (char *)out_mine + first * size, (int)n, mpi_type(t),
-                                                 mpi_op(t, REDUCE_SUM), ((MpiComm *)c->impl)->comm, &request),
-                       "reduce_scatter");
-        if (status == OK) status = wait_for(c, &request, "reduce_scatter");
+    const MpiComm *m = pieces->c->impl;
+    const size_t piece = PIECE_BYTES / dtype_size(t);
+    const bool mine = pieces->c->rank == root;
+    for (size_t first = 0; first < count; first += piece) {
+        MPI_Request *request;
+        TRY(next_piece(pieces, &request));
+        char *at = x + first * dtype_size(t);
+        TRY(check(MPI_Ireduce(mine ? MPI_IN_PLACE : at, mine ? at : NULL, (int)MIN(piece, count - first), mpi_type(t),
+                              mpi_op(t, REDUCE_SUM), root, m->comm, request),
+                  pieces->what));
     }
-    free(together);
-    return status;
+    return OK;
 }
 
-// A piece of each rank's payload lands `stride` bytes after the previous rank's: a type of that extent says
-// so.
-static int start_all_gather(const Transfer *x, size_t first, int count, MPI_Request *request)
+static int mpi_reduce_scatter_parts(Comm *c, void *x, const size_t *start, DType t)
 {
-    MPI_Datatype bytes = MPI_DATATYPE_NULL, strided = MPI_DATATYPE_NULL;
-    int rc = MPI_Type_contiguous(count, MPI_BYTE, &bytes);
-    if (rc == MPI_SUCCESS) rc = MPI_Type_create_resized(bytes, 0, (MPI_Aint)x->stride, &strided);
-    if (rc == MPI_SUCCESS) rc = MPI_Type_commit(&strided);
-    if (rc == MPI_SUCCESS)
-        rc = MPI_Iallgather((const char *)x->in + first, count, MPI_BYTE, (char *)x->out + first, 1, strided,
-                            comm_of(x), request);
-    if (bytes != MPI_DATATYPE_NULL) MPI_Type_free(&bytes); // freed when the transfer has ended
-    if (strided != MPI_DATATYPE_NULL) MPI_Type_free(&strided);
-    return rc;
-}
-
-static int mpi_all_gather(Comm *c, const void *mine, void *all, size_t bytes_each)
-{
-    Transfer x = {.c = c, .in = mine, .out = all, .stride = bytes_each};
-    return in_pieces(&x, bytes_each, PIECE_BYTES, start_all_gather, "all_gather");
-}
-
-static int start_broadcast(const Transfer *x, size_t first, int count, MPI_Request *request)
-{
-    return MPI_Ibcast((char *)x->out + first, count, MPI_BYTE, x->root, comm_of(x), request);
-}
-
-static int mpi_broadcast(Comm *c, void *data, size_t bytes, int root)
-{
-    Transfer x = {.c = c, .out = data, .root = root};
-    return in_pieces(&x, bytes, PIECE_BYTES, start_broadcast, "broadcast");
+    Pieces pieces = {.c = c, .what = "reduce_scatter"};
+    for (int r = 0; r < c->size; r++)
+        TRY(start_reduce(&pieces, (char *)x + start[r] * dtype_size(t), start[r + 1] - start[r], t, r));
+    return end_all(&pieces);
 }
 
 static int mpi_barrier(Comm *c)
@@ -336,8 +330,8 @@ const CommOps comm_mpi = {
     .split = mpi_split,
     .close = mpi_close,
     .all_reduce = mpi_all_reduce,
-    .reduce_scatter = mpi_reduce_scatter,
-    .all_gather = mpi_all_gather,
+    .all_gather_parts = mpi_all_gather_parts,
+    .reduce_scatter_parts = mpi_reduce_scatter_parts,
     .broadcast = mpi_broadcast,
     .barrier = mpi_barrier,
     .abort = mpi_abort,

@@ -81,22 +81,25 @@ static const char *launcher(const Comm *world)
 // Collective: every rank binds itself as a run would, and rank 0 prints what came of it.
 static int print_ranks(Comm *world)
 {
-    char mine[RANK_LINE] = "", host[64] = "", bound[128] = "";
+    const int rank = comm_rank(world), size = comm_size(world);
+    char host[64] = "", bound[128] = "";
     gethostname(host, sizeof host - 1);
     int cores = topo_bind_share(comm_local_rank(world), comm_local_size(world), bound, sizeof bound);
     TRY(cores);
     const char *threads = getenv("OMP_NUM_THREADS");
-    snprintf(mine, sizeof mine, "rank %d on %s: %s thread%s, %s", comm_rank(world), host,
+    char *lines = xcalloc((size_t)size, RANK_LINE);
+    size_t *start = xcalloc((size_t)size + 1, sizeof *start);
+    for (int r = 0; r < size; r++) start[r + 1] = start[r] + RANK_LINE;
+    snprintf(lines + start[rank], RANK_LINE, "rank %d on %s: %s thread%s, %s", rank, host,
              threads ? threads : tmpf("%d", cores), streq(threads ? threads : tmpf("%d", cores), "1") ? "" : "s",
              bound);
-    int size = comm_size(world);
-    char *all = xmalloc((size_t)size * RANK_LINE);
-    int status = comm_all_gather(world, mine, all, RANK_LINE, DT_U8);
-    if (status == OK && comm_rank(world) == 0) {
+    int status = comm_all_gather_parts(world, lines, start, DT_U8);
+    if (status == OK && rank == 0) {
         row("ranks", tmpf("%d, %s", size, launcher(world)));
-        for (int r = 0; r < size; r++) row("", all + (size_t)r * RANK_LINE);
+        for (int r = 0; r < size; r++) row("", lines + start[r]);
     }
-    free(all);
+    free(start);
+    free(lines);
     return status;
 }
 

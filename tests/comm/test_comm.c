@@ -87,38 +87,66 @@ static void test_i64_sums_are_exact(void **state)
     assert_true(x[2] == size % 2);
 }
 
-static void test_reduce_scatter(void **state)
+// Parts of all shapes: even; all with one rank; none with the first; growing; x does not begin with a part.
+enum { SHAPES = 5 };
+
+static void cut(size_t *start, int shape, size_t each)
 {
-    (void)state;
-    for (size_t t = 0; t < COUNT_OF(types); t++)
-        for (size_t n = 0; n < COUNT_OF(counts); n++) {
-            size_t each = counts[n], all = each * (size_t)size;
-            void *x = xmalloc(all * dtype_size(types[t])), *mine = xmalloc(each * dtype_size(types[t]));
-            for (size_t i = 0; i < all; i++) put(x, i, types[t], value_of(rank, i));
-            assert_int_equal(comm_reduce_scatter(world, x, mine, each, types[t]), OK);
-            for (size_t i = 0; i < each; i++)
-                assert_true(get(mine, i, types[t]) == expected(REDUCE_SUM, each * (size_t)rank + i));
-            free(x);
-            free(mine);
-        }
+    start[0] = shape == 4 ? 5 : 0;
+    for (int r = 0; r < size; r++) {
+        const size_t part[SHAPES] = {each, r == size / 2 ? each : 0, r ? each : 0, each / 2 + (size_t)r * 3, each};
+        start[r + 1] = start[r] + part[shape];
+    }
 }
 
-static void test_all_gather(void **state)
+static void fill(void *x, size_t from, size_t to, DType t, int r)
+{
+    for (size_t i = from; i < to; i++) put(x, i, t, value_of(r, i));
+}
+
+static void check_reduce_scatter(const size_t *start, DType t)
+{
+    char *x = xcalloc(start[size] + 1, dtype_size(t));
+    fill(x, 0, start[size], t, rank);
+    put(x, start[size], t, 99);
+    assert_int_equal(comm_reduce_scatter_parts(world, x, start, t), OK);
+    for (size_t i = start[rank]; i < start[rank + 1]; i++)
+        if (get(x, i, t) != expected(REDUCE_SUM, i)) fail_msg("%s[%zu] = %g", dtype_name(t), i, get(x, i, t));
+    for (size_t i = 0; i < start[0]; i++) assert_true(get(x, i, t) == value_of(rank, i)); // no part of it
+    assert_true(get(x, start[size], t) == 99);
+    free(x);
+}
+
+static void check_all_gather(const size_t *start, DType t)
+{
+    char *x = xcalloc(start[size] + 1, dtype_size(t));
+    fill(x, 0, start[0], t, 0);
+    fill(x, start[rank], start[rank + 1], t, rank);
+    put(x, start[size], t, 99);
+    assert_int_equal(comm_all_gather_parts(world, x, start, t), OK);
+    for (int r = 0; r < size; r++)
+        for (size_t i = start[r]; i < start[r + 1]; i++)
+            if (get(x, i, t) != value_of(r, i)) fail_msg("%s[%zu] = %g", dtype_name(t), i, get(x, i, t));
+    for (size_t i = 0; i < start[0]; i++) assert_true(get(x, i, t) == value_of(0, i));
+    assert_true(get(x, start[size], t) == 99);
+    free(x);
+}
+
+static void test_parts(void **state)
 {
     (void)state;
+    size_t *start = xcalloc((size_t)size + 1, sizeof *start);
     for (size_t t = 0; t < COUNT_OF(types); t++)
-        for (size_t n = 0; n < COUNT_OF(counts); n++) {
-            size_t each = counts[n];
-            void *mine = xmalloc(each * dtype_size(types[t])),
-                 *all = xmalloc(each * (size_t)size * dtype_size(types[t]));
-            for (size_t i = 0; i < each; i++) put(mine, i, types[t], value_of(rank, i));
-            assert_int_equal(comm_all_gather(world, mine, all, each, types[t]), OK);
-            for (int r = 0; r < size; r++)
-                for (size_t i = 0; i < each; i++)
-                    assert_true(get(all, (size_t)r * each + i, types[t]) == value_of(r, i));
-            free(mine);
-            free(all);
-        }
+        for (size_t n = 0; n < COUNT_OF(counts); n++)
+            for (int shape = 0; shape < SHAPES; shape++) {
+                cut(start, shape, counts[n]);
+                check_reduce_scatter(start, types[t]);
+                check_all_gather(start, types[t]);
+            }
+    memset(start, 0, ((size_t)size + 1) * sizeof *start);
+    assert_int_equal(comm_all_gather_parts(world, NULL, start, DT_F32), OK);
+    assert_int_equal(comm_reduce_scatter_parts(world, NULL, start, DT_F32), OK);
+    free(start);
 }
 
 static void test_broadcast(void **state)
@@ -243,14 +271,18 @@ static void test_stats(void **state)
 {
     (void)state;
     CommStats before = comm_stats(world);
-    float x[100] = {0}, all[100 * 64];
+    float x[100] = {0};
+    size_t *start = xcalloc((size_t)size + 1, sizeof *start);
     comm_all_reduce(world, x, 100, DT_F32, REDUCE_SUM);
     comm_broadcast(world, x, 50, DT_F32, 0);
-    if (size <= 64) comm_all_gather(world, x, all, 100, DT_F32);
+    for (int r = 0; r < size; r++) start[r + 1] = 100; // all of x is rank 0's
+    comm_all_gather_parts(world, x, start, DT_F32);
+    comm_reduce_scatter_parts(world, x, start, DT_F32);
     CommStats after = comm_stats(world);
-    assert_int_equal(after.calls - before.calls, 3);
-    assert_int_equal(after.bytes - before.bytes, 400 + 200 + 400);
+    assert_int_equal(after.calls - before.calls, 4);
+    assert_int_equal(after.bytes - before.bytes, 400 + 200 + (rank ? 0 : 400) + 400);
     assert_true(after.wait_ms >= before.wait_ms);
+    free(start);
 }
 
 static void test_places(void **state)
@@ -285,8 +317,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_reduce),
         cmocka_unit_test(test_i64_sums_are_exact),
-        cmocka_unit_test(test_reduce_scatter),
-        cmocka_unit_test(test_all_gather),
+        cmocka_unit_test(test_parts),
         cmocka_unit_test(test_broadcast),
         cmocka_unit_test(test_blob),
         cmocka_unit_test(test_split),

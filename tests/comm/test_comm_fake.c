@@ -36,15 +36,16 @@ static void test_fake_counts_bytes(void **state)
     (void)state;
     Comm *c;
     assert_int_equal(comm_open(&c, &(CommConfig){.kind = "fake", .fake_size = 64}), OK);
-    uint8_t mine[3] = {1, 2, 3}, all[64 * 3], part[3];
-    assert_int_equal(comm_all_gather(c, mine, all, 3, DT_U8), OK);
-    for (int i = 0; i < 64 * 3; i++) assert_int_equal(all[i], i % 3 + 1);
-    assert_int_equal(comm_stats(c).bytes, 3);
-    assert_int_equal(comm_reduce_scatter(c, all, part, 3, DT_U8), OK);
-    assert_int_equal(part[2], 3 * 64);
-    assert_int_equal(comm_stats(c).bytes, 3 + 64 * 3);
+    uint8_t all[64] = {7};
+    size_t start[65];
+    for (size_t r = 0; r <= 64; r++) start[r] = r * 3 + (r > 0); // rank 0, which this is, has 4
+    assert_int_equal(comm_all_gather_parts(c, NULL, start, DT_F32), OK);
+    assert_int_equal(comm_stats(c).bytes, 16);
+    assert_int_equal(comm_reduce_scatter_parts(c, NULL, start, DT_F32), OK);
+    assert_int_equal(comm_stats(c).bytes, 16 + 193 * 4);
     assert_int_equal(comm_broadcast(c, all, 64, DT_U8, 63), OK);
-    assert_int_equal(comm_stats(c).bytes, 3 + 64 * 3 + 64);
+    assert_int_equal(comm_stats(c).bytes, 16 + 193 * 4 + 64);
+    assert_int_equal(all[0], 7);
     assert_int_equal(comm_stats(c).calls, 3);
     comm_close(c);
 }
