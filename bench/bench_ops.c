@@ -201,7 +201,8 @@ static void bench_norm_and_rope(const Bench *b)
         MEASURE(b, "rope", tmpf("T=%d heads=%d", b->T, HEADS), 2.0 * size * T * HEADS * D,
                 op->rope(b->d, b->t, heads, HEADS * D, angles, angles, pos, HEADS, D, D, false, b->T));
     if (wanted(b, "dropout"))
-        MEASURE(b, "dropout", shape, 2.0 * size * n, op->dropout(b->d, b->t, y, C, x, C, key, 1, 0.1f, false, C, b->T));
+        MEASURE(b, "dropout", shape, 2.0 * size * n,
+                op->dropout(b->d, b->t, y, C, x, C, key, 1, 0.1f, false, 0, C, b->T));
     void *owned[] = {x, y, dx, heads, w, rstd, dw, angles, pos, key};
     for (size_t i = 0; i < COUNT_OF(owned); i++) free(owned[i]);
 }
@@ -233,7 +234,7 @@ static void bench_embed(const Bench *b)
     if (wanted(b, "embed_fwd"))
         MEASURE(b, "embed_fwd", shape, 2.0 * size * n, op->embed_fwd(b->d, b->t, x, &table, tokens, 1, b->T));
     if (wanted(b, "embed_bwd"))
-        MEASURE(b, "embed_bwd", shape, (8.0 + size) * n, op->embed_bwd(b->d, b->t, dtable, x, tokens, 1, C, b->T));
+        MEASURE(b, "embed_bwd", shape, (8.0 + size) * n, op->embed_bwd(b->d, b->t, dtable, x, tokens, 1, V, C, b->T));
     void *owned[] = {table.data, x, dtable, tokens};
     for (size_t i = 0; i < COUNT_OF(owned); i++) free(owned[i]);
 }
@@ -245,15 +246,19 @@ static void bench_optim(const Bench *b)
     const char *shape = tmpf("n=%d", N);
     float *p = values(DT_F32, N, 1), *m = values(DT_F32, N, 0), *v = values(DT_F32, N, 0), *g = values(DT_F32, N, 1);
     int64_t *acc = xcalloc(N, sizeof *acc);
-    double sum;
+    double sum, *squares = xcalloc(N, sizeof *squares);
     int overflow = 0;
     const OpTable *op = &b->d->op;
     if (wanted(b, "adamw"))
         MEASURE(b, "adamw", shape, 28.0 * N, op->adamw(b->d, p, m, v, g, 1, 1e-4f, 0.9f, 0.999f, 1e-8f, 0, 10, N));
+    if (wanted(b, "row_squares"))
+        for (int K = 1; K <= N; K *= 64)
+            MEASURE(b, "row_squares", tmpf("rows=%d K=%d", N / K, K), 4.0 * N + 8.0 * N / K,
+                    op->row_squares(b->d, squares, g, N / K, K));
     if (wanted(b, "sum_squares")) MEASURE(b, "sum_squares", shape, 4.0 * N, op->sum_squares(b->d, &sum, g, N));
     if (wanted(b, "fix_add")) MEASURE(b, "fix_add", shape, 20.0 * N, op->fix_add(b->d, acc, g, N, &overflow));
     if (wanted(b, "fix_read")) MEASURE(b, "fix_read", shape, 12.0 * N, op->fix_read(b->d, g, acc, N));
-    void *owned[] = {p, m, v, g, acc};
+    void *owned[] = {p, m, v, g, acc, squares};
     for (size_t i = 0; i < COUNT_OF(owned); i++) free(owned[i]);
 }
 
@@ -292,7 +297,7 @@ static const struct {
     {"rmsnorm_fwd rmsnorm_bwd rmsnorm_bwd+dw rope dropout", bench_norm_and_rope},
     {"swiglu_fwd swiglu_bwd", bench_swiglu},
     {"embed_fwd embed_bwd", bench_embed},
-    {"adamw sum_squares fix_add fix_read", bench_optim},
+    {"adamw row_squares sum_squares fix_add fix_read", bench_optim},
 };
 
 static void bench_groups(const Bench *b)

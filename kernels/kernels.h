@@ -96,7 +96,12 @@ typedef struct DeviceConfig {
     int threads;      // CPU threads; 0: OMP_NUM_THREADS, else all the rank may use
 } DeviceConfig;
 int device_open(Device **out, const DeviceConfig *c); // E_MISSING when the device is not there
-void device_close(Device *d);                         // NULL is fine
+// A device whose ops compute nothing and touch nothing, not even host outputs (callers zero those before): a training step
+// runs over it with measuring arenas, whose pointers are all NULL, to learn what it asks for. upload, download, zero and
+// sync return OK and touch no memory; name, packed_bytes and scratch_bytes are those of `like`, which stays the caller's and
+// must outlive it.
+int device_open_null(Device **out, const Device *like);
+void device_close(Device *d); // NULL is fine
 // "avx512-bf16", "avx2", "generic": what the tuned CPU kernels will use. ATTUNE_ISA=NAME lowers it (tests do).
 const char *cpu_isa(void);
 bool cpu_has_fast_bf16(void);

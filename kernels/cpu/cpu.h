@@ -44,6 +44,12 @@ void *cpu_thread_scratch(Device *d, size_t bytes);
 // The same for memory that all threads of an op see. Call it outside the parallel region, once per op.
 void *cpu_shared_scratch(Device *d, size_t bytes);
 
+// Is this word of the vocabulary among the V rows at hand? Otherwise its row is another rank's.
+static inline bool cpu_in_shard(int32_t word, int V)
+{
+    return word >= 0 && word < V;
+}
+
 // Serial linear_unpack, for reading rows of a packed table inside a parallel region (embedding).
 void cpu_unpack_rows(const Packed *w, int n0, int rows, void *dst, DType dst_t, int64_t ld);
 

@@ -8,7 +8,7 @@
 //              dx = r (u dy) - x r^3/C sum(u dy x)              dw += sum over rows of dy x r
 //   rope       (a, b) = (x[i], x[i + rot/2])  ->  (a cos - b sin, b cos + a sin)              (Su et al.
 //   2021, half-split form) swiglu     s = sigmoid(g): a = u g s      du = da g s      dg = da u s (1 + g (1 -
-//   s))    (Shazeer 2020) dropout    y = x / (1 - p) where the Philox word of (row, element) says "kept",
+//   s))    (Shazeer 2020) dropout    y = x / (1 - p) where the Philox word of (row, column) says "kept",
 //   else 0
 // All are bound by memory: bytes per element (bf16) are norm 4 forward, 6 to 8 backward; rope 4; swiglu 6
 // and 14.
@@ -24,16 +24,19 @@ void embed_fwd_ref(Device *d, DType t, void *x, const Packed *table, const int32
     int C = table->K;
     float *row = cpu_thread_scratch(d, (size_t)C * sizeof(float));
     for (int64_t i = 0; i < T; i++) {
-        cpu_unpack_rows(table, tokens[i], 1, row, DT_F32, C);
-        for (int c = 0; c < C; c++) cpu_store(x, t, i * C + c, scale * row[c]);
+        bool here = cpu_in_shard(tokens[i], table->N);
+        if (here) cpu_unpack_rows(table, tokens[i], 1, row, DT_F32, C);
+        for (int c = 0; c < C; c++) cpu_store(x, t, i * C + c, here ? scale * row[c] : 0);
     }
 }
 
-void embed_bwd_ref(Device *d, DType t, float *dtable, const void *dx, const int32_t *tokens, float scale, int C, int T)
+void embed_bwd_ref(Device *d, DType t, float *dtable, const void *dx, const int32_t *tokens, float scale, int V, int C,
+                   int T)
 {
     (void)d;
     for (int64_t i = 0; i < T; i++)
-        for (int c = 0; c < C; c++) dtable[(int64_t)tokens[i] * C + c] += scale * cpu_load(dx, t, i * C + c);
+        for (int c = 0; cpu_in_shard(tokens[i], V) && c < C; c++)
+            dtable[(int64_t)tokens[i] * C + c] += scale * cpu_load(dx, t, i * C + c);
 }
 
 void rmsnorm_fwd_ref(Device *d, DType t, void *y, float *rstd, const void *x, const float *w, float w_offset, float eps,
@@ -124,18 +127,18 @@ void scatter_rows_ref(Device *d, DType t, void *x, const void *y, const int32_t 
         for (int c = 0; c < C; c++) cpu_store(x, t, (int64_t)idx[i] * C + c, cpu_load(y, t, i * C + c));
 }
 
-// Element c of row i draws word c % 4 of philox(key = row_key[i], counter = (stream, c / 4)) and is kept when
+// Element n = c0 + c of row i draws word n % 4 of philox(key = row_key[i], counter = (stream, n / 4)) and is kept when
 // u32_to_unit(word) >= p.
 void dropout_ref(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const uint64_t *row_key,
-                 uint64_t stream, float p, bool accumulate, int C, int T)
+                 uint64_t stream, float p, bool accumulate, int64_t c0, int C, int T)
 {
     (void)d;
     float scale = 1 / (1 - p);
     for (int64_t i = 0; i < T; i++)
         for (int c = 0; c < C; c++) {
             uint32_t word[4];
-            philox(row_key[i], stream, (uint64_t)(c / 4), word);
-            float v = u32_to_unit(word[c % 4]) >= p ? cpu_load(x, t, i * ldx + c) * scale : 0;
+            philox(row_key[i], stream, (uint64_t)(c0 + c) / 4, word);
+            float v = u32_to_unit(word[(c0 + c) % 4]) >= p ? cpu_load(x, t, i * ldx + c) * scale : 0;
             cpu_store(y, t, i * ldy + c, accumulate ? cpu_load(y, t, i * ldy + c) + v : v);
         }
 }
@@ -222,19 +225,25 @@ void embed_fwd(Device *d, DType t, void *x, const Packed *table, const int32_t *
 {
     int C = table->K;
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
-    for (int64_t i = 0; i < T; i++) embed_row(t, row_at(x, t, i * C), table, tokens[i], scale);
+    for (int64_t i = 0; i < T; i++)
+        if (cpu_in_shard(tokens[i], table->N))
+            embed_row(t, row_at(x, t, i * C), table, tokens[i], scale);
+        else
+            memset(row_at(x, t, i * C), 0, (size_t)C * dtype_size(t));
 }
 
 // A thread owns channels, so that rows of the same token are added in token order.
-void embed_bwd(Device *d, DType t, float *dtable, const void *dx, const int32_t *tokens, float scale, int C, int T)
+void embed_bwd(Device *d, DType t, float *dtable, const void *dx, const int32_t *tokens, float scale, int V, int C,
+               int T)
 {
     enum { CHANNELS = 64 };
     const IsaKernels *k = isa_kernels(d);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
     for (int c = 0; c < C; c += CHANNELS)
         for (int64_t i = 0; i < T; i++)
-            k->add_scaled(t, dtable + (int64_t)tokens[i] * C + c, row_at(dx, t, i * C + c), scale,
-                          MIN(CHANNELS, C - c));
+            if (cpu_in_shard(tokens[i], V))
+                k->add_scaled(t, dtable + (int64_t)tokens[i] * C + c, row_at(dx, t, i * C + c), scale,
+                              MIN(CHANNELS, C - c));
 }
 
 void rmsnorm_fwd(Device *d, DType t, void *y, float *rstd, const void *x, const float *w, float w_offset, float eps,
@@ -317,12 +326,12 @@ void scatter_rows(Device *d, DType t, void *x, const void *y, const int32_t *idx
 }
 
 void dropout(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const uint64_t *row_key,
-             uint64_t stream, float p, bool accumulate, int C, int T)
+             uint64_t stream, float p, bool accumulate, int64_t c0, int C, int T)
 {
     const IsaKernels *k = isa_kernels(d);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
     for (int64_t i = 0; i < T; i++)
-        k->dropout_row(t, row_at(y, t, i * ldy), row_at(x, t, i * ldx), row_key[i], stream, p, accumulate, C);
+        k->dropout_row(t, row_at(y, t, i * ldy), row_at(x, t, i * ldx), row_key[i], stream, p, accumulate, c0, C);
 }
 
 void convert(Device *d, void *dst, DType dst_t, const void *src, DType src_t, size_t n)

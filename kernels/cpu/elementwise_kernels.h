@@ -129,27 +129,41 @@ INLINE void philox_words(uint64_t key, uint64_t stream, uint64_t first, vu words
     interleave_pairs((c0 & low) | c1 << 32, (c2 & low) | c3 << 32, words);
 }
 
-INLINE void dropout_as(const DType t, void *y, const void *x, uint64_t key, uint64_t stream, float p, bool accumulate,
-                       int C)
+// n <= VL elements from element c on
+INLINE void drop_some(const DType t, void *y, const void *x, vu words, float p, bool accumulate, int c, int n)
 {
-    const vf scale = vf_set(1 / (1 - p));
     const vi least = (vi)vu_set((uint32_t)ceilf(p * 0x1p24f)); // u32_to_unit(word) >= p, in integers
-    for (int c0 = 0; c0 < C; c0 += 2 * VL) {
+    vf v = vf_select((vi)(words >> 8) >= least, load_some(t, x, c, n) * vf_set(1 / (1 - p)), vf_set(0));
+    store_some(t, y, c, accumulate ? v + load_some(t, y, c, n) : v, n);
+}
+
+// The words of what is left of a call of philox when the row begins inside it.
+INLINE vu last_words(uint64_t key, uint64_t stream, uint64_t call, int left)
+{
+    uint32_t four[4], lanes[VL] = {0};
+    philox(key, stream, call, four);
+    memcpy(lanes, four + 4 - left, (size_t)left * sizeof *lanes);
+    return load_words(lanes);
+}
+
+INLINE void dropout_as(const DType t, void *y, const void *x, uint64_t key, uint64_t stream, float p, bool accumulate,
+                       int64_t c0, int C)
+{
+    int left = (int)(-(uint64_t)c0 % 4); // columns before the first whole call
+    uint64_t call = ((uint64_t)c0 + 3) / 4;
+    if (left) drop_some(t, y, x, last_words(key, stream, call - 1, left), p, accumulate, 0, MIN(left, C));
+    for (int first = left; first < C; first += 2 * VL, call += VL / 2) {
         vu words[2];
-        philox_words(key, stream, (uint64_t)(c0 / 4), words);
-        EACH_VECTOR(c, n, MIN(2 * VL, C - c0))
-        {
-            vi kept = (vi)(words[c / VL] >> 8) >= least;
-            vf v = vf_select(kept, load_some(t, x, c0 + c, n) * scale, vf_set(0));
-            store_some(t, y, c0 + c, accumulate ? v + load_some(t, y, c0 + c, n) : v, n);
-        }
+        philox_words(key, stream, call, words);
+        EACH_VECTOR(c, n, MIN(2 * VL, C - first)) drop_some(t, y, x, words[c / VL], p, accumulate, first + c, n);
     }
 }
 
-static void dropout_row(DType t, void *y, const void *x, uint64_t key, uint64_t stream, float p, bool accumulate, int C)
+static void dropout_row(DType t, void *y, const void *x, uint64_t key, uint64_t stream, float p, bool accumulate,
+                        int64_t c0, int C)
 {
-    FOR_TYPE(t, dropout_as(DT_BF16, y, x, key, stream, p, accumulate, C),
-             dropout_as(DT_F32, y, x, key, stream, p, accumulate, C));
+    FOR_TYPE(t, dropout_as(DT_BF16, y, x, key, stream, p, accumulate, c0, C),
+             dropout_as(DT_F32, y, x, key, stream, p, accumulate, c0, C));
 }
 
 // ---- sums and conversions -------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ void head_fwd_ref(Device *d, DType t, float *logp, float *lse, float *entropy, c
         double *z = cpu_thread_scratch(d, sizeof(double) * (size_t)w->N);
         row_logits(z, cpu_at(h, t, (int64_t)i * w->K), t, w, softcap);
         RowStats s = row_stats(z, w->N);
-        logp[i] = (float)(z[target[i]] - s.lse);
+        logp[i] = cpu_in_shard(target[i], w->N) ? (float)(z[target[i]] - s.lse) : 0;
         lse[i] = (float)s.lse;
         if (entropy) entropy[i] = (float)s.entropy;
     }
@@ -374,11 +374,12 @@ static Head plan_head(const Device *d, DType t, const void *h, const Packed *w, 
 // A row's slices brought to one maximum, in slice order; the target still apart.
 typedef struct Merged {
     double top, sum, sum_z, at, lse, others; // others = 1 - p(target)
+    bool here;                               // the target is among W's rows; if not, at is -inf and others 1
 } Merged;
 
 static Merged merge_row(const Head *p, int row)
 {
-    Merged m = {.top = -INFINITY, .at = -INFINITY};
+    Merged m = {.top = -INFINITY, .at = -INFINITY, .here = cpu_in_shard(p->target[p->row0 + row], p->w->N)};
     for (int s = 0; s < p->slices; s++) {
         const SoftmaxRow *x = &p->state[(int64_t)s * p->rows + row];
         m.top = fmax(m.top, x->top);
@@ -398,13 +399,15 @@ static Merged merge_row(const Head *p, int row)
 
 static double merged_logp(const Merged *m)
 {
+    if (!m->here) return 0;
     return m->others < 0.5 ? log1p(-m->others) : m->at - m->lse;
 }
 
 static double merged_entropy(const Merged *m) // lse - Σ p z, with z taken from the top
 {
     double own = exp(m->at - m->top), all = m->sum + own;
-    return log(all) - (m->sum_z + own * (m->at - m->top)) / all;
+    double own_z = own > 0 ? own * (m->at - m->top) : 0; // without a target it is minus infinity that falls away
+    return log(all) - (m->sum_z + own_z) / all;
 }
 
 void head_fwd(Device *d, DType t, float *logp, float *lse, float *entropy, const void *h, const Packed *w,
@@ -464,8 +467,12 @@ static void one_pass_dh(const Head *p, int row, const Merged *m, float weight, v
     float scale[MOST_SLICES];
     for (int s = 0; s < p->slices; s++)
         scale[s] = (float)(-weight * exp(p->state[(int64_t)s * p->rows + row].top - m->top) / all);
-    cpu_unpack_rows(p->w, p->target[p->row0 + row], 1, scratch, DT_F32, C);
-    scale_row(scratch, (float)(weight * m->others * (cap > 0 ? 1 - m->at / cap * (m->at / cap) : 1)), C);
+    if (m->here) {
+        cpu_unpack_rows(p->w, p->target[p->row0 + row], 1, scratch, DT_F32, C);
+        scale_row(scratch, (float)(weight * m->others * (cap > 0 ? 1 - m->at / cap * (m->at / cap) : 1)), C);
+    } else {
+        memset(scratch, 0, (size_t)C * sizeof *scratch);
+    }
     sum_slices(p, row, scratch, scale);
     store_row(p, dh, row, scratch);
 }

@@ -27,6 +27,8 @@ static inline int attn_columns(int D)
     return ROUND_UP(D, ATTN_COLUMNS);
 }
 
+enum { SUM_BLOCK = 4096 }; // elements of a partial sum of squares
+
 typedef struct AdamStep {
     float g_scale, beta1, beta2, eps, lr, decay; // decay = 1 - lr wd
     float c1, sqrt_c2;                           // bias corrections
@@ -42,7 +44,7 @@ typedef struct AdamStep {
     X(void, swiglu_fwd_row, (DType t, void *a, const void *gu, int F))                                                 \
     X(void, swiglu_bwd_row, (DType t, void *dgu, void *a, const void *da, const void *gu, int F))                      \
     X(void, dropout_row,                                                                                               \
-      (DType t, void *y, const void *x, uint64_t key, uint64_t stream, float p, bool accumulate, int C))               \
+      (DType t, void *y, const void *x, uint64_t key, uint64_t stream, float p, bool accumulate, int64_t c0, int C))   \
     /* y (n) f32 += scale x */                                                                                         \
     X(void, add_scaled, (DType t, float *y, const void *x, float scale, int n))                                        \
     /* between F32 and BF16 */                                                                                         \
@@ -57,7 +59,9 @@ typedef struct AdamStep {
     /* y (D) = scale times the sum, in order, of `count` rows that lie `stride` apart */                               \
     X(void, attn_sum_heads, (DType t, void *y, const float *x, int64_t stride, int count, float scale, int D))         \
     X(void, adamw_run, (const AdamStep *a, float *p, float *m, float *v, const float *g, int n))                       \
-    X(double, sum_squares_run, (const float *x, int n))
+    X(double, sum_squares_run, (const float *x, int n))                                                                \
+    /* out[r] = Σ_k x[r][k]², rows of K <= SUM_BLOCK */                                                              \
+    X(void, row_squares_run, (double *out, const float *x, int64_t rows, int K))
 
 typedef struct IsaKernels {
 #define X(result, name, args) result(*name) args;

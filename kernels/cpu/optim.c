@@ -15,7 +15,7 @@
 #define FIX_SCALE 0x1p44 // 2^GRAD_FIX_BITS of sharding.h
 #define FIX_LIMIT 5.2e5
 
-enum { SUM_BLOCK = 4096, RUN = 4096 }; // elements of a partial sum; elements that a thread takes at a time
+enum { RUN = 4096 }; // elements that a thread takes at a time
 
 // ---- references
 // -----------------------------------------------------------------------------------------------------
@@ -31,6 +31,15 @@ void adamw_ref(Device *d, float *p, float *m, float *v, const float *g, float g_
         m[i] = (float)mi;
         v[i] = (float)vi;
         p[i] = (float)(decayed - lr * (mi / c1) / (sqrt(vi / c2) + eps));
+    }
+}
+
+void row_squares_ref(Device *d, double *out, const float *x, int64_t rows, int64_t K)
+{
+    (void)d;
+    for (int64_t r = 0; r < rows; r++) {
+        out[r] = 0;
+        for (int64_t k = 0; k < K; k++) out[r] += (double)x[r * K + k] * x[r * K + k];
     }
 }
 
@@ -74,6 +83,35 @@ void adamw(Device *d, float *p, float *m, float *v, const float *g, float g_scal
                         .sqrt_c2 = (float)sqrt(1 - pow(beta2, (double)step))};
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)n))
     for (size_t i = 0; i < n; i += RUN) k->adamw_run(&a, p + i, m + i, v + i, g + i, (int)MIN(RUN, n - i));
+}
+
+// Rows longer than a block: the blocks of all rows are summed by whoever comes, then each row's in their order.
+static void long_row_squares(Device *d, double *out, const float *x, int64_t rows, int64_t K)
+{
+    const IsaKernels *k = isa_kernels(d);
+    int64_t blocks = (K + SUM_BLOCK - 1) / SUM_BLOCK;
+    double *partial = cpu_shared_scratch(d, (size_t)(rows * blocks) * sizeof *partial);
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, rows *K))
+    for (int64_t i = 0; i < rows * blocks; i++) {
+        int64_t at = i % blocks * SUM_BLOCK;
+        partial[i] = k->sum_squares_run(x + i / blocks * K + at, (int)MIN(SUM_BLOCK, K - at));
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        out[r] = 0;
+        for (int64_t b = 0; b < blocks; b++) out[r] += partial[r * blocks + b];
+    }
+}
+
+void row_squares(Device *d, double *out, const float *x, int64_t rows, int64_t K)
+{
+    if (K > SUM_BLOCK) {
+        long_row_squares(d, out, x, rows, K);
+        return;
+    }
+    const IsaKernels *k = isa_kernels(d);
+    int64_t some = MAX(1, RUN / MAX(K, 1)); // rows that a thread takes at a time
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, rows *K))
+    for (int64_t r = 0; r < rows; r += some) k->row_squares_run(out + r, x + r * K, MIN(some, rows - r), (int)K);
 }
 
 void sum_squares(Device *d, double *out, const float *x, size_t n)

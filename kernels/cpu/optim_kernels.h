@@ -22,14 +22,30 @@ static void adamw_run(const AdamStep *a, float *p, float *m, float *v, const flo
 
 enum { SUM_LANES = 16 };
 
-// Lane i adds elements i, i + 16, ...; then the lanes, in order: the same on every instruction set.
+// The lanes' sum, halves first: the same on every instruction set.
+INLINE double sum_lanes(double lane[SUM_LANES])
+{
+    UNROLL
+    for (int n = SUM_LANES / 2; n; n /= 2)
+        for (int j = 0; j < n; j++) lane[j] += lane[j + n];
+    return lane[0];
+}
+
+// Lane i adds elements i, i + 16, ...
 static double sum_squares_run(const float *x, int n)
 {
-    double lane[SUM_LANES] = {0}, sum = 0;
+    double lane[SUM_LANES] = {0};
     int i = 0;
     for (; i + SUM_LANES <= n; i += SUM_LANES)
         for (int j = 0; j < SUM_LANES; j++) lane[j] += (double)x[i + j] * x[i + j];
     for (; i < n; i++) lane[i % SUM_LANES] += (double)x[i] * x[i];
-    for (int j = 0; j < SUM_LANES; j++) sum += lane[j];
-    return sum;
+    return sum_lanes(lane);
+}
+
+static void row_squares_run(double *out, const float *x, int64_t rows, int K)
+{
+    if (K == 1)
+        for (int64_t r = 0; r < rows; r++) out[r] = (double)x[r] * x[r];
+    else
+        for (int64_t r = 0; r < rows; r++) out[r] = sum_squares_run(x + r * K, K);
 }

@@ -276,7 +276,7 @@ int decoder_backward(Activations *a, GradSet *g)
     }
     const Param *embed = m->top[P_EMBED];
     if (embed->slot >= 0) {
-        d->op.embed_bwd(d, m->t, a->dembed_at, a->dx, a->tokens, m->cfg.embed_scale, m->cfg.C, a->T);
+        d->op.embed_bwd(d, m->t, a->dembed_at, a->dx, a->tokens, m->cfg.embed_scale, m->cfg.V, m->cfg.C, a->T);
         if (!grad_direct(g, embed->slot)) grad_add(g, embed->slot, a->dembed);
     }
     return d->sync(d);

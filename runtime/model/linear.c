@@ -15,8 +15,8 @@ static const void *adapter_input(Activations *a, const LinearIn *in, int64_t *ld
     Device *d = a->m->dev;
     *ld = in->ldx;
     if (!a->dropping || ad->dropout <= 0) return in->x;
-    d->op.dropout(d, a->m->t, a->drop, in->p->K, in->x, in->ldx, a->row_key, ad->stream, ad->dropout, false, in->p->K,
-                  a->T);
+    d->op.dropout(d, a->m->t, a->drop, in->p->K, in->x, in->ldx, a->row_key, ad->stream, ad->dropout, false, 0,
+                  in->p->K, a->T);
     *ld = in->p->K;
     return a->drop;
 }
@@ -87,5 +87,5 @@ void linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx,
     d->op.linear_dx(d, t, dx, lddx, dy, lddy, &p->packed, ad && !dropping ? &lr : NULL, accumulate, a->T);
     if (!dropping) return;
     d->op.linear_dx(d, t, a->drop, p->K, a->ds, ad->R, &ad->A, NULL, false, a->T); // dS·A, then through the mask
-    d->op.dropout(d, t, dx, lddx, a->drop, p->K, a->row_key, ad->stream, ad->dropout, true, p->K, a->T);
+    d->op.dropout(d, t, dx, lddx, a->drop, p->K, a->row_key, ad->stream, ad->dropout, true, 0, p->K, a->T);
 }

@@ -82,11 +82,43 @@ static void test_memory(void **state)
     device_close(d);
 }
 
+static void test_null_device(void **state)
+{
+    (void)state;
+    Device *like = open_device("cpu", 1), *d;
+    assert_int_equal(device_open_null(&d, like), OK);
+    assert_string_equal(d->name, like->name);
+    void (*op[sizeof(OpTable) / sizeof(void (*)(void))])(void);
+    memcpy(op, &d->op, sizeof op);
+    for (size_t i = 0; i < COUNT_OF(op); i++) assert_non_null(op[i]);
+    Packed w = {DT_BF16, 70, 33, NULL};
+    d->op.linear_fwd(d, DT_BF16, NULL, 70, NULL, 33, &w, NULL, NULL, NULL, 1000);
+    d->op.linear_dw(d, DT_BF16, NULL, NULL, 70, NULL, 33, 70, 33, false, 0); // stores zeros elsewhere
+    d->op.embed_bwd(d, DT_F32, NULL, NULL, NULL, 1, 10, 10, 10);
+    double sum = 7;
+    d->op.row_squares(d, &sum, NULL, 1, 1000);
+    assert_true(sum == 7);
+    assert_int_equal(d->upload(d, NULL, NULL, 1000), OK);
+    assert_int_equal(d->download(d, NULL, NULL, 1000), OK);
+    assert_int_equal(d->zero(d, NULL, 1000), OK);
+    assert_int_equal(d->sync(d), OK);
+    assert_int_equal(d->packed_bytes(d, DT_BF16, 70, 33), like->packed_bytes(like, DT_BF16, 70, 33));
+    float x[5000] = {1};
+    like->op.row_squares(like, &sum, x, 1, 5000);
+    assert_true(like->scratch_bytes(like) > 0);
+    assert_int_equal(d->scratch_bytes(d), like->scratch_bytes(like));
+    device_close(d);
+    like->op.row_squares(like, &sum, x, 1, 5000); // is still there
+    assert_true(sum == 1);
+    device_close(like);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dtypes),      cmocka_unit_test(test_names),          cmocka_unit_test(test_absent_device),
         cmocka_unit_test(test_bad_threads), cmocka_unit_test(test_isa_is_lowered), cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_null_device),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

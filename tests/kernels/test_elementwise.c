@@ -226,17 +226,18 @@ static void embed_shape(Device *tuned, Device *ref, DType t, int T, int C)
     void *table = values(DT_F32, V * C, 1), *dx = values(t, n, 2), *x[2];
     int32_t *tokens = xmalloc((size_t)T * sizeof *tokens);
     float *dtable[2];
-    for (int i = 0; i < T; i++) tokens[i] = i * i % V; // some appear often, some never
+    for (int i = 0; i < T; i++) tokens[i] = i % 5 == 3 ? (i % 2 ? V : -1) + i / 10 * 100 : i * i % V;
     for (int k = 0; k < 2; k++) {
         Device *d = k ? ref : tuned;
         Packed w = pack_values(d, t, table, DT_F32, V, C);
         x[k] = values(t, n, 3), dtable[k] = values(DT_F32, V * C, 4);
         d->op.embed_fwd(d, t, x[k], &w, tokens, 0.75f, T);
-        d->op.embed_bwd(d, t, dtable[k], dx, tokens, 0.75f, C, T);
+        d->op.embed_bwd(d, t, dtable[k], dx, tokens, 0.75f, V, C, T);
         free(w.data);
     }
     expect_same_bits("embed x", x[0], x[1], (size_t)n * dtype_size(t));
     expect_close("embed dtable", DT_F32, dtable[0], dtable[1], (size_t)(V * C));
+    for (int64_t i = 3 * C; T > 3 && i < 4 * C; i++) assert_true(get(x[0], t, (size_t)i) == 0); // token 45 of 45
     FREE(table, dx, tokens, x[0], x[1], dtable[0], dtable[1]);
 }
 
@@ -296,7 +297,8 @@ static void dropout_shape(Device *tuned, Device *ref, DType t, int T, int C)
         for (int k = 0; k < 2; k++) {
             Device *d = k ? ref : tuned;
             y[k] = values(t, T * ldy, 2);
-            d->op.dropout(d, t, y[k], ldy, x, ldx, key, 0x123456789abcdef, 0.3f, accumulate, C, T);
+            d->op.dropout(d, t, y[k], ldy, x, ldx, key, 0x123456789abcdef, 0.3f, accumulate,
+                          ((int64_t)1 << 34) * (T % 3) + C % 7, C, T);
         }
         expect_close("dropout", t, y[0], y[1], (size_t)(T * ldy));
         FREE(y[0], y[1]);
@@ -317,18 +319,42 @@ static void dropout_follows_the_row(void **state)
     Device *d = open_threads("cpu", 2);
     float *one = xmalloc(C * sizeof *one), *y = xmalloc(2 * C * sizeof *y), *z = xmalloc(C * sizeof *z);
     for (int c = 0; c < C; c++) one[c] = 1;
-    d->op.dropout(d, DT_F32, y, C, one, 0, (uint64_t[]){5, 6}, 1, 0.25f, false, C, 2);
-    d->op.dropout(d, DT_F32, z, C, one, 0, (uint64_t[]){6}, 1, 0.25f, false, C, 1);
+    d->op.dropout(d, DT_F32, y, C, one, 0, (uint64_t[]){5, 6}, 1, 0.25f, false, 0, C, 2);
+    d->op.dropout(d, DT_F32, z, C, one, 0, (uint64_t[]){6}, 1, 0.25f, false, 0, C, 1);
     expect_same_bits("row 6 alone", z, y + C, C * sizeof *z);
-    d->op.dropout(d, DT_F32, z, C, one, 0, (uint64_t[]){6}, 2, 0.25f, false, C, 1);
+    d->op.dropout(d, DT_F32, z, C, one, 0, (uint64_t[]){6}, 2, 0.25f, false, 0, C, 1);
     int kept = 0, same = 0;
     for (int c = 0; c < C; c++) kept += y[C + c] != 0, same += (y[C + c] != 0) == (z[c] != 0);
     assert_in_range(kept, C * 0.72, C * 0.78);
     assert_in_range(same, C * 0.59, C * 0.66); // 0.75^2 + 0.25^2 of independent masks
-    d->op.dropout(d, DT_F32, z, C, one, 0, (uint64_t[]){6}, 2, 0, false, C, 1);
+    d->op.dropout(d, DT_F32, z, C, one, 0, (uint64_t[]){6}, 2, 0, false, 0, C, 1);
     expect_same_bits("p = 0", z, one, C * sizeof *z);
     FREE(one, y, z);
     device_close(d);
+}
+
+// However the columns of a row are cut, each part gets its part of the mask.
+static void dropout_of_columns_is_dropout_of_the_row(void **state)
+{
+    (void)state;
+    enum { C = 211, T = 3 };
+    static const int cuts[] = {0, 1, 3, 8, 10, 15, 17, 32, 33, 77, 78, 80, 150, C};
+    const uint64_t key[T] = {7, 8, 1ull << 60};
+    for (size_t i = 0; i < COUNT_OF(kernel_isas) * COUNT_OF(kernel_types) * 2; i++) {
+        Device *d = open_isa(kernel_isas[i / 4], 1);
+        if (!d) continue;
+        DType t = kernel_types[i % 2];
+        size_t size = dtype_size(t);
+        bool accumulate = i / 2 % 2;
+        char *x = values(t, T * C, 1), *whole = values(t, T * C, 2), *parts = values(t, T * C, 2);
+        d->op.dropout(d, t, whole, C, x, C, key, 5, 0.4f, accumulate, 0, C, T);
+        for (size_t k = 0; k + 1 < COUNT_OF(cuts); k++)
+            d->op.dropout(d, t, parts + (size_t)cuts[k] * size, C, x + (size_t)cuts[k] * size, C, key, 5, 0.4f,
+                          accumulate, cuts[k], cuts[k + 1] - cuts[k], T);
+        expect_same_bits("columns", parts, whole, T * C * size);
+        FREE(x, whole, parts);
+        device_close(d);
+    }
 }
 
 // ---- convert --------------------------------------------------------------------------------------------------------
@@ -407,7 +433,7 @@ static void threads_change_no_bit(void **state)
         dx[n] = values(DT_BF16, T * C, 4), dw[n] = values(DT_F32, C, 5), dtable[n] = values(DT_F32, 10 * C, 6);
         d->op.rmsnorm_fwd(d, DT_BF16, dx[n], rstd, x, w, 0, 1e-5f, C, T);
         d->op.rmsnorm_bwd(d, DT_BF16, dx[n], dw[n], dy, x, rstd, w, 0, true, C, T);
-        d->op.embed_bwd(d, DT_BF16, dtable[n], dx[n], tokens, 1, C, T);
+        d->op.embed_bwd(d, DT_BF16, dtable[n], dx[n], tokens, 1, 10, C, T);
         device_close(d);
         expect_same_bits("dx", dx[n], dx[0], T * C * 2);
         expect_same_bits("dw", dw[n], dw[0], C * 4);
@@ -431,6 +457,7 @@ int main(void)
         cmocka_unit_test(philox_known_answers),
         cmocka_unit_test(dropout),
         cmocka_unit_test(dropout_follows_the_row),
+        cmocka_unit_test(dropout_of_columns_is_dropout_of_the_row),
         cmocka_unit_test(convert_agrees),
         cmocka_unit_test(convert_f16_known_values),
         cmocka_unit_test(threads_change_no_bit),

@@ -315,6 +315,113 @@ static void test_gradients(void **state)
     device_close(ref);
 }
 
+// ---- shards of the vocabulary ---------------------------------------------------------------------------------
+// The whole head, put together from shards of W: lse and logp of what each gives, then gradients with the lse of the whole.
+typedef struct Shard {
+    int v0, V;
+    float *logp, *lse;
+    int32_t *target;
+    Packed w;
+} Shard;
+
+static Shard make_shard(Device *d, const Work *w, int v0, int v1)
+{
+    Shard s = {.v0 = v0, .V = v1 - v0, .logp = poisoned(DT_F32, w->M), .lse = poisoned(DT_F32, w->M)};
+    s.target = xmalloc(sizeof *s.target * (size_t)w->M);
+    for (int i = 0; i < w->M; i++) s.target[i] = w->target[i] - v0;
+    const char *rows = (const char *)w->rows + (size_t)v0 * w->C * dtype_size(w->t);
+    s.w = pack_values(d, w->t, rows, w->t, s.V, w->C);
+    return s;
+}
+
+static void join_shards(const Shard *s, int count, int row, float *logp, float *lse)
+{
+    double sum = 0, at = 0;
+    int owners = 0;
+    for (int k = 0; k < count; k++) sum += exp((double)s[k].lse[row] - s[0].lse[row]);
+    for (int k = 0; k < count; k++) {
+        if (s[k].target[row] < 0 || s[k].target[row] >= s[k].V) {
+            assert_true(s[k].logp[row] == 0);
+            continue;
+        }
+        at = (double)s[k].logp[row] + s[k].lse[row];
+        owners++;
+    }
+    assert_int_equal(owners, 1);
+    double all = s[0].lse[row] + log(sum);
+    lse[row] = (float)all, logp[row] = (float)(at - all);
+}
+
+static void shards_backward(Device *d, const Work *w, const Shard *shard, int count, const float *lse, Result *got)
+{
+    size_t n = (size_t)w->M * w->C;
+    float *sum = xcalloc(n, sizeof *sum);
+    void *dh = poisoned(w->t, n);
+    for (int k = 0; k < count; k++) {
+        const Shard *s = &shard[k];
+        d->op.head_bwd(d, w->t, dh, got->dw + (size_t)s->v0 * w->C, w->weight, lse, w->h, &s->w, s->target, w->softcap,
+                       w->M);
+        for (size_t i = 0; i < n; i++) sum[i] += get(dh, w->t, i);
+    }
+    for (size_t i = 0; i < n; i++) put(got->dh, w->t, i, sum[i]);
+    free(sum), free(dh);
+}
+
+static void expect_shards(Device *d, Device *ref, const Case *c, DType t)
+{
+    enum { SHARDS = 3 };
+    Work w = make_work(d, c, t);
+    const int cut[SHARDS + 1] = {0, MAX(1, c->V / 5), MAX(2, c->V - c->V / 3), c->V};
+    Result want = run(ref, &w, 0, w.M, TWO_PASSES_DW), got = make_result(&w, w.M);
+    Shard shard[SHARDS];
+    for (int k = 0; k < SHARDS; k++) {
+        shard[k] = make_shard(d, &w, cut[k], cut[k + 1]);
+        d->op.head_fwd(d, t, shard[k].logp, shard[k].lse, NULL, w.h, &shard[k].w, shard[k].target, w.softcap, w.M);
+    }
+    for (int i = 0; i < w.M; i++) join_shards(shard, SHARDS, i, got.logp, got.lse);
+    shards_backward(d, &w, shard, SHARDS, got.lse, &got);
+    double limit = t == DT_BF16 ? 3e-5 : 1e-10;
+    expect_nmse(tmpf("logp of shards, %s", c->name), DT_F32, got.logp, want.logp, w.M, 1e-10);
+    expect_nmse(tmpf("lse of shards, %s", c->name), DT_F32, got.lse, want.lse, w.M, 1e-10);
+    expect_nmse(tmpf("dh of shards, %s", c->name), t, got.dh, want.dh, (size_t)w.M * w.C, limit);
+    expect_nmse(tmpf("dw of shards, %s", c->name), DT_F32, got.dw, want.dw, (size_t)w.V * w.C, limit);
+    for (int k = 0; k < SHARDS; k++)
+        free(shard[k].logp), free(shard[k].lse), free(shard[k].target), free(shard[k].w.data);
+    free_result(&want), free_result(&got), free_work(&w);
+}
+
+// Every target outside: tuned as the reference, in every pass; entropy and lse as if the target were inside.
+static void expect_foreign_targets(Device *d, Device *ref, const Case *c, DType t)
+{
+    Work w = make_work(d, c, t);
+    Result inside = run(ref, &w, 0, w.M, TWO_PASSES);
+    for (int i = 0; i < w.M; i++) w.target[i] = i % 2 ? -1 - w.target[i] : w.V + w.target[i];
+    for (int pass = 0; pass < PASS_COUNT; pass++) {
+        Result want = run(ref, &w, 0, w.M, pass), got = run(d, &w, 0, w.M, pass);
+        expect_result(tmpf("%s, foreign targets, pass %d", c->name, pass), &w, &got, &want);
+        for (int i = 0; i < w.M; i++) assert_true(got.logp[i] == 0);
+        expect_nmse("lse", DT_F32, got.lse, inside.lse, w.M, 1e-10);
+        expect_nmse("entropy", DT_F32, got.entropy, inside.entropy, w.M, 1e-9);
+        free_result(&want), free_result(&got);
+    }
+    free_result(&inside), free_work(&w);
+}
+
+static void test_shards_of_the_vocabulary(void **state)
+{
+    (void)state;
+    Device *ref = open_threads("cpu-ref", 2);
+    for (size_t i = 0; i < COUNT_OF(kernel_isas) + 1; i++) {
+        Device *d = i < COUNT_OF(kernel_isas) ? open_isa(kernel_isas[i], 2) : open_threads("cpu-ref", 2);
+        for (size_t k = COUNT_OF(kernel_types); d && k < COUNT_OF(cases) * COUNT_OF(kernel_types); k++) {
+            expect_shards(d, ref, &cases[k / 2], kernel_types[k % 2]); // of three words or more
+            expect_foreign_targets(d, ref, &cases[k / 2], kernel_types[k % 2]);
+        }
+        device_close(d);
+    }
+    device_close(ref);
+}
+
 static void test_scratch_settles(void **state)
 {
     (void)state;
@@ -343,6 +450,7 @@ int main(void)
         cmocka_unit_test(test_threads_do_not_matter),
         cmocka_unit_test(test_rows_are_independent),
         cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_shards_of_the_vocabulary),
         cmocka_unit_test(test_scratch_settles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -117,6 +117,40 @@ static void sum_squares_agree(void **state)
     device_close(ref);
 }
 
+static void row_squares_agree(void **state)
+{
+    (void)state;
+    static const int64_t shapes[][2] = {{0, 5},   {5, 0},    {1, 1},    {9001, 1},  {5000, 2},  {777, 15}, {300, 16},
+                                        {99, 17}, {41, 576}, {7, 4095}, {20, 4096}, {20, 4097}, {3, 20000}};
+    Device *ref = open_threads("cpu-ref", 1);
+    for (size_t s = 0; s < COUNT_OF(shapes); s++) {
+        int64_t rows = shapes[s][0], K = shapes[s][1];
+        float *x = floats((size_t)(rows * K), 1, 3);
+        double *want = xcalloc((size_t)rows + 1, sizeof *want), *first = xcalloc((size_t)rows + 1, sizeof *want);
+        ref->op.row_squares(ref, want, x, rows, K);
+        for (size_t i = 0; i < COUNT_OF(kernel_isas) * 3; i++) {
+            Device *d = open_isa(kernel_isas[i / 3], 1 + (int)i % 3);
+            if (!d) continue;
+            double *got = memset(xmalloc(sizeof *got * ((size_t)rows + 1)), 0xff, sizeof *got * ((size_t)rows + 1));
+            d->op.row_squares(d, got, x, rows, K);
+            for (int64_t r = 0; r < rows; r++) assert_true(fabs(got[r] - want[r]) <= 1e-13 * want[r]);
+            if (*first == 0) memcpy(first, got, sizeof *got * (size_t)rows);
+            expect_same_bits("rows", got, first, sizeof *got * (size_t)rows);
+            for (int64_t r = 0; r < rows; r += 1 + rows / 3) { // alone
+                d->op.row_squares(d, got, x + r * K, 1, K);
+                expect_same_bits("a row alone", got, first + r, sizeof *got);
+            }
+            free(got);
+            device_close(d);
+        }
+        FREE(x, want, first);
+    }
+    double out[2];
+    ref->op.row_squares(ref, out, ((float[]){1, -2, 3, 1e30f, 0, 1}), 2, 3);
+    assert_true(out[0] == 14 && fabs(out[1] - 1e60) < 1e54);
+    device_close(ref);
+}
+
 // ---- fixed point ----------------------------------------------------------------------------------------------------
 static void fix_sums_have_no_order(void **state)
 {
@@ -195,6 +229,7 @@ int main(void)
         cmocka_unit_test(adamw_equals_reference),
         cmocka_unit_test(adamw_of_slices_is_adamw_of_the_whole),
         cmocka_unit_test(sum_squares_agree),
+        cmocka_unit_test(row_squares_agree),
         cmocka_unit_test(fix_sums_have_no_order),
         cmocka_unit_test(fix_add_rounds_to_nearest),
         cmocka_unit_test(fix_add_reports_what_does_not_fit),
