@@ -18,7 +18,6 @@ void mesh_close(Mesh *m);
 //     does not depend on which rank did which micro-batch. Resolution 2^-44 = 5.7e-14, against AdamW's eps of 1e-8; range
 //     ±5.2e5; a value outside, or not finite, makes grad_reduce fail with E_FAILED (the caller names the rows).
 //   else: plain f32 sums.
-enum { GRAD_FIX_BITS = 44 };
 typedef struct GradSet GradSet;
 int grad_open(GradSet **out, Device *d, Arena *run, const size_t *sizes, int n, bool order_free);
 void grad_close(GradSet *g);

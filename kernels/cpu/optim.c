@@ -12,7 +12,7 @@
 #include "isa_kernels.h"
 #include <math.h>
 
-#define FIX_SCALE 0x1p44 // 2^GRAD_FIX_BITS of sharding.h
+#define FIX_SCALE ((double)(INT64_C(1) << GRAD_FIX_BITS))
 #define FIX_LIMIT 5.2e5
 
 enum { RUN = 4096 }; // elements that a thread takes at a time
