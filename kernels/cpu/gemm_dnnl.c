@@ -6,7 +6,9 @@
 #include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
 
-enum { TILE_ROWS = 32, TILE_K = 512 };
+// Rows of a tile: a multiple of 4, 6 and 8, which is what oneDNN's inner loops take at a time. A row of a remainder would be
+// summed in another order than its neighbours.
+enum { TILE_ROWS = 24, TILE_K = 512 };
 
 // out (TILE_ROWS, PANEL) (+)= a (TILE_ROWS, k) by k rows of the panel
 static void multiply(float *out, const float *a, const float *panel, int k, bool accumulate)
