@@ -124,6 +124,26 @@ static void bench_linear(const Bench *b, const char *name, int N, int K)
     for (size_t i = 0; i < COUNT_OF(owned); i++) free(owned[i]);
 }
 
+static void bench_dora(const Bench *b, const char *name, int N, int K)
+{
+    size_t n = (size_t)b->T * N, size = dtype_size(b->t);
+    const char *shape = tmpf("%s T=%d N=%d K=%d", name, b->T, N, K);
+    Packed w = weight(b, N, K), A = weight(b, R, K), B = weight(b, N, R);
+    void *u = values(b->t, n, 1), *y = values(b->t, n, 1), *dy = values(b->t, n, 1);
+    float *gain = values(DT_F32, N, 1), *dm = values(DT_F32, N, 1), *squares = values(DT_F32, N, 1);
+    const OpTable *op = &b->d->op;
+    if (wanted(b, "scale_cols"))
+        MEASURE(b, "scale_cols", shape, 3.0 * size * n, op->scale_cols(b->d, b->t, y, N, u, N, gain, NULL, y, N, b->T));
+    if (wanted(b, "scale_cols_bwd"))
+        MEASURE(b, "scale_cols_bwd", shape, 3.0 * size * n,
+                op->scale_cols_bwd(b->d, b->t, y, N, dm, dy, N, u, N, gain, gain, true, N, b->T));
+    if (wanted(b, "lora_row_squares"))
+        MEASURE(b, "lora_row_squares", shape, (2.0 * R + 3) * N * K,
+                op->lora_row_squares(b->d, b->t, squares, &w, &A, &B, 2));
+    void *owned[] = {w.data, A.data, B.data, u, y, dy, gain, dm, squares};
+    for (size_t i = 0; i < COUNT_OF(owned); i++) free(owned[i]);
+}
+
 // ---- head -----------------------------------------------------------------------------------------------
 static void bench_head(const Bench *b, int M)
 {
@@ -271,6 +291,13 @@ static void bench_linears(const Bench *b)
     bench_linear(b, "down", C, F);
 }
 
+static void bench_doras(const Bench *b)
+{
+    bench_dora(b, "o", C, NH * D);
+    bench_dora(b, "gate+up", 2 * F, C);
+    bench_dora(b, "down", C, F);
+}
+
 static void bench_heads(const Bench *b)
 {
     static const int trained[] = {12, 42, 84, 252, 504};
@@ -292,6 +319,7 @@ static const struct {
     {"linear_pack linear_fwd linear_fwd+lora linear_fwd_1 linear_dx linear_dx+lora linear_dw lora_s lora_ds lora_grad "
      "bias_grad",
      bench_linears},
+    {"scale_cols scale_cols_bwd lora_row_squares", bench_doras},
     {"head_fwd head_bwd head_fwd_bwd", bench_heads},
     {"attn_fwd attn_bwd", bench_attentions},
     {"rmsnorm_fwd rmsnorm_bwd rmsnorm_bwd+dw rope dropout", bench_norm_and_rope},

@@ -44,6 +44,9 @@ void *cpu_thread_scratch(Device *d, size_t bytes);
 // The same for memory that all threads of an op see. Call it outside the parallel region, once per op.
 void *cpu_shared_scratch(Device *d, size_t bytes);
 
+// Sums blocks (count, C) into the first one, as a balanced tree: ((0+1)+(2+3))+...
+void cpu_add_blocks(float *blocks, int count, int C);
+
 // Is this word of the vocabulary among the V rows at hand? Otherwise its row is another rank's.
 static inline bool cpu_in_shard(int32_t word, int V)
 {

@@ -255,13 +255,11 @@ void rmsnorm_fwd(Device *d, DType t, void *y, float *rstd, const void *x, const 
         rstd[i] = k->rmsnorm_fwd_row(t, row_at(y, t, i * C), row_at(x, t, i * C), w, w_offset, eps, C);
 }
 
-// Adds blocks (count, C) to y (C) as a balanced tree: ((0+1)+(2+3))+...
-static void add_blocks(float *y, float *blocks, int count, int C)
+void cpu_add_blocks(float *blocks, int count, int C)
 {
     for (int64_t step = 1; step < count; step *= 2)
         for (int64_t b = 0; b + step < count; b += 2 * step)
             for (int c = 0; c < C; c++) blocks[b * C + c] += blocks[(b + step) * C + c];
-    for (int c = 0; count && c < C; c++) y[c] += blocks[c];
 }
 
 void rmsnorm_bwd(Device *d, DType t, void *dx, float *dw, const void *dy, const void *x, const float *rstd,
@@ -279,7 +277,9 @@ void rmsnorm_bwd(Device *d, DType t, void *dx, float *dw, const void *dy, const 
             k->rmsnorm_bwd_row(t, row_at(dx, t, i * C), sum, row_at(dy, t, i * C), row_at(x, t, i * C), rstd[i], w,
                                w_offset, accumulate, C);
     }
-    if (dw) add_blocks(dw, partial, blocks, C);
+    if (!dw || !blocks) return;
+    cpu_add_blocks(partial, blocks, C);
+    for (int c = 0; c < C; c++) dw[c] += partial[c];
 }
 
 void rope(Device *d, DType t, void *x, int64_t ldx, const float *cos, const float *sin, const int32_t *pos, int heads,

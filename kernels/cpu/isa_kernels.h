@@ -58,6 +58,13 @@ typedef struct AdamStep {
     X(size_t, attn_bwd_scratch, (DType t, int D))                                                                      \
     /* y (D) = scale times the sum, in order, of `count` rows that lie `stride` apart */                               \
     X(void, attn_sum_heads, (DType t, void *y, const float *x, int64_t stride, int count, float scale, int D))         \
+    /* one row of the op of the same name; sum (N) f32 += dy u unless NULL */                                          \
+    X(void, scale_cols_row,                                                                                            \
+      (DType t, void *y, const void *u, const float *gain, const float *bias, const void *residual, int N))            \
+    X(void, scale_cols_bwd_row,                                                                                        \
+      (DType t, void *du, float *sum, const void *dy, const void *u, const float *gain, int N))                        \
+    /* sum[j] += Σ_i x[i][j]² of rows of a panel's width */                                                          \
+    X(void, add_squares, (double *sum, const float *x, int rows))                                                      \
     X(void, adamw_run, (const AdamStep *a, float *p, float *m, float *v, const float *g, int n))                       \
     X(double, sum_squares_run, (const float *x, int n))                                                                \
     /* out[r] = Σ_k x[r][k]², rows of K <= SUM_BLOCK */                                                              \

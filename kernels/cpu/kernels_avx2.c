@@ -1,6 +1,7 @@
 // AVX2 and FMA. See isa_kernels.h.
 #define VL 8
 #include "attention_kernels.h"
+#include "dora_kernels.h"
 #include "elementwise_kernels.h"
 #include "optim_kernels.h"
 

@@ -1,6 +1,7 @@
 // AVX-512 with bf16 dot products. See isa_kernels.h.
 #define VL 16
 #include "attention_kernels.h"
+#include "dora_kernels.h"
 #include "elementwise_kernels.h"
 #include "optim_kernels.h"
 
