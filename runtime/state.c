@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MAX_FAILED_SAVES = 3 }; // in a row
+
 typedef struct Names {
     char (*text)[192];
     CkptTensor *t;
@@ -77,13 +79,25 @@ static char *state_json(const Trainer *t)
     return text;
 }
 
+// A checkpoint that fails costs what could have been resumed, the run's end would cost more: until several fail in a row it is a
+// warning, on all ranks alike.
+static int forgive(Trainer *t, int status)
+{
+    const ErrorRecord *e = error_last();
+    if (status == OK || ++t->failed_saves >= MAX_FAILED_SAVES) return status;
+    if (*e->what) log_warn("the checkpoint was not written, training goes on: %s: %s", e->place, e->what);
+    error_clear();
+    return OK;
+}
+
 int state_save(Trainer *t)
 {
     const Mesh *mesh = &t->s.mesh;
-    TRY(state_wait(t));
+    TRY(forgive(t, state_wait(t)));
     Names s = state_tensors(t->s.model, mesh->data_rank, mesh->data_size);
     CkptMeta meta = {.step = t->step, .json = state_json(t)};
     int status = checkpoint_save(mesh->world, t->s.recipe.output, &meta, s.t, s.n, (int)t->s.recipe.checkpoint.keep);
+    if (status == OK) t->failed_saves = 0;
     free(meta.json);
     names_free(&s);
     return status;
@@ -110,6 +124,7 @@ static void *write_snapshot(void *ctx)
     Saver *w = ctx;
     w->status = checkpoint_save(w->comm, w->output, &w->meta, w->names.t, w->names.n, w->keep);
     w->error = *error_last();
+    error_clear(); // this thread may be the training loop's
     return NULL;
 }
 
@@ -139,10 +154,10 @@ size_t state_snapshot_bytes(const Model *m, int parts)
     return (size_t)model_trained_params(m) * 3 * sizeof(float) / (size_t)parts;
 }
 
-int state_save_async(Trainer *t)
+static int save_async(Trainer *t)
 {
     const Mesh *mesh = &t->s.mesh;
-    TRY(state_wait(t));
+    TRY(forgive(t, state_wait(t)));
     if (!t->saver) {
         t->saver = xcalloc(1, sizeof *t->saver);
         *t->saver = (Saver){.output = t->s.recipe.output, .keep = (int)t->s.recipe.checkpoint.keep};
@@ -158,6 +173,11 @@ int state_save_async(Trainer *t)
     return OK;
 }
 
+int state_save_due(Trainer *t)
+{
+    return t->s.recipe.checkpoint.async ? save_async(t) : forgive(t, state_save(t));
+}
+
 int state_wait(Trainer *t)
 {
     Saver *w = t->saver;
@@ -167,15 +187,20 @@ int state_wait(Trainer *t)
     names_free(&w->names);
     free(w->meta.json);
     w->meta.json = NULL;
-    if (w->status < 0) error_adopt(&w->error);
+    if (w->status < 0)
+        error_adopt(&w->error);
+    else
+        t->failed_saves = 0;
     return w->status;
 }
 
 void saver_close(Trainer *t)
 {
     Saver *w = t->saver;
+    const ErrorRecord cause = *error_last(); // why the run ends; how its last save ended comes after that
     if (!w) return;
     state_wait(t);
+    if (cause.code) error_adopt(&cause);
     comm_close(w->comm);
     free(w->snapshot);
     free(w);
@@ -221,6 +246,7 @@ int state_resume(Trainer *t, bool *found)
     TRY_DONE(checkpoint_load_meta(world, dir, &meta));
     TRY_DONE(check_meta(t, &meta, dir));
     s = state_tensors(t->s.model, 0, 1);
+    TRY_DONE(checkpoint_expect(world, dir, s.t, s.n));
     TRY_DONE(checkpoint_load(world, dir, s.t, s.n));
     for (int i = 0; i < t->s.model->n_trained; i++) trainable_pack(t->s.model, i);
     t->step = meta.step;

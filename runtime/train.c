@@ -5,19 +5,30 @@
 // losses of micro-batches are added as integers (sharding/grad.c), and random numbers are named by row and position.
 #include "trainer.h"
 #include "eval/report.h"
+#include "io/fault.h"
 #include "track/progress.h"
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { MAX_NAMED_ROWS = 8 };
 
 // ---- signals: finish the step, write a checkpoint, leave with 75 -----------------------------------------------------
-static volatile sig_atomic_t stop_signal;
+// SIGTERM or SIGINT for the second time ends the process at once. A launcher and a terminal may both send what was meant once, so
+// "second" is one that comes a second later.
+static volatile sig_atomic_t stop_signal, first_signal_s;
 
 static void on_stop(int sig)
 {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (sig == stop_signal && sig != SIGUSR1 && (sig_atomic_t)now.tv_sec - first_signal_s > 1) {
+        signal(sig, SIG_DFL);
+        raise(sig); // takes effect when the handler returns
+    }
+    if (sig != stop_signal) first_signal_s = (sig_atomic_t)now.tv_sec;
     stop_signal = sig;
 }
 
@@ -29,13 +40,22 @@ static void catch_signals(void)
     sigaction(SIGINT, &a, NULL);
 }
 
-// Signals reach ranks at different times: all stop at the same step.
-static int stop_agreed(Trainer *t, bool *stop)
+// Whether all ranks are well so far, and whether one of them was told to stop: signals reach them at different times, and all must
+// stop at the same step. One collective tells both.
+static int agree_to_go_on(const Trainer *t, int status, bool *stop)
 {
-    int32_t flag = stop_signal != 0;
-    TRY(comm_all_reduce(t->s.mesh.world, &flag, 1, DT_I32, REDUCE_MAX));
-    *stop = flag != 0;
+    if (status == OK && stop_signal) status = E_PREEMPTED;
+    status = comm_agree(t->s.mesh.world, status);
+    *stop = status == E_PREEMPTED;
+    if (!*stop) return status;
+    error_clear();
     return OK;
+}
+
+static int preempted(const Trainer *t)
+{
+    return fail(E_PREEMPTED, t->s.recipe.output, "go on with: attune train RECIPE --resume",
+                "stopped by a signal after step %lld", (long long)t->step);
 }
 
 // ---- one step -------------------------------------------------------------------------------------------------------
@@ -65,6 +85,7 @@ static int micro_step(Trainer *t, const ObjectiveStep *os, const Batch *b, int64
     TRY(decoder_forward(t->act, b, true));
     if (t->objective->weights_known) {
         t->objective->weigh(os, b, NULL, t->weight);
+        if (fault_here("step", t->step + 1, comm_rank(t->s.mesh.world))) t->weight[0] = NAN;
         TRY(decoder_head(t->act, t->weight, t->logp, t->grads));
     } else {
         TRY(decoder_logprobs(t->act, t->logp, NULL));
@@ -123,6 +144,7 @@ static int evaluate_and_log(Trainer *t, Progress *bar)
 {
     if (!t->valid) return OK;
     Buf members = {0}, line = {0};
+    fault_here("evaluate", t->step, comm_rank(t->s.mesh.world));
     int status = trainer_evaluate(t, &members);
     if (status == OK) {
         buf_printf(&line, "\"step\": %lld, %s", (long long)t->step, members.data);
@@ -161,33 +183,33 @@ static bool due(int64_t every, const Trainer *t)
     return every > 0 && t->step % every == 0 && t->step < t->total_steps;
 }
 
+static int log_and_evaluate(Trainer *t, Progress *bar, const StepResult *r)
+{
+    const Recipe *recipe = &t->s.recipe;
+    if (t->step % recipe->train.log_every == 0 || t->step == t->total_steps) TRY(log_step(t, r));
+    progress_step(bar, t->step, r->loss, (double)r->tokens / r->step_ms * 1e3, tmpf("lr %.2g", r->lr));
+    return due(recipe->eval.every, t) ? evaluate_and_log(t, bar) : OK;
+}
+
 static int train_loop(Trainer *t, Progress *bar)
 {
-    const Recipe *r = &t->s.recipe;
     while (t->step < t->total_steps) {
         StepResult result = {0};
         bool stop;
         TRY(train_step(t, &result));
-        if (t->step % r->train.log_every == 0 || t->step == t->total_steps) TRY(log_step(t, &result));
-        progress_step(bar, t->step, result.loss, (double)result.tokens / result.step_ms * 1e3,
-                      tmpf("lr %.2g", result.lr));
-        if (due(r->eval.every, t)) TRY(evaluate_and_log(t, bar));
-        TRY(stop_agreed(t, &stop));
-        const bool leave = stop && t->step < t->total_steps; // a run that is done ends as one
-        if (leave)
+        TRY(agree_to_go_on(t, log_and_evaluate(t, bar, &result), &stop));
+        if (stop && t->step < t->total_steps) { // a run that is done ends as one
             TRY(state_save(t));
-        else if (due(r->checkpoint.every, t))
-            TRY(r->checkpoint.async ? state_save_async(t) : state_save(t));
-        if (leave)
-            return fail(E_PREEMPTED, r->output, "go on with: attune train RECIPE --resume",
-                        "stopped by a signal after step %lld", (long long)t->step);
+            return preempted(t);
+        }
+        if (due(t->s.recipe.checkpoint.every, t)) TRY(state_save_due(t));
     }
     return OK;
 }
 
 static int finish(Trainer *t, Progress *bar)
 {
-    TRY(evaluate_and_log(t, bar));
+    TRY(comm_agree(t->s.mesh.world, evaluate_and_log(t, bar)));
     TRY(state_save(t));
     return write_results(t);
 }
@@ -232,7 +254,7 @@ static void say_what_starts(const Trainer *t)
 
 static int train_opened(Trainer *t, Comm *world, const TrainArgs *a)
 {
-    bool found = false;
+    bool found = false, stop;
     TRY(comm_agree(world, trainer_open_memory(t)));
     TRY(open_run_dir(t, world, a));
     if (a->resume) {
@@ -242,8 +264,8 @@ static int train_opened(Trainer *t, Comm *world, const TrainArgs *a)
                  found ? tmpf("after step %lld", (long long)t->step) : "no checkpoint yet: from the start");
     }
     say_what_starts(t);
-    TRY(comm_agree(world, loader_open(&t->loader, &t->loader_config, t->step)));
-    catch_signals();
+    TRY(agree_to_go_on(t, loader_open(&t->loader, &t->loader_config, t->step), &stop));
+    if (stop) return preempted(t); // while it was opened: there is nothing to save yet
     Progress *bar = comm_rank(world) == 0 ? progress_open("train", t->total_steps) : NULL;
     progress_start_at(bar, t->step);
     int status = train_loop(t, bar);
@@ -267,19 +289,23 @@ static void trainer_close(Trainer *t)
     session_close(&t->s);
 }
 
+// Closing takes all ranks together. One that failed where the others know nothing of it leaves at once; main ends them.
+static bool others_wait(const Comm *world, int status)
+{
+    return status < 0 && status != E_PREEMPTED && comm_size(world) > 1 && !error_last()->agreed;
+}
+
 int run_train(Comm *world, const TrainArgs *a)
 {
     Trainer t = {0};
     Recipe r = {0};
+    catch_signals();
     int status = recipe_load(&r, a->recipe, a->overrides, a->n_overrides);
     if (status == OK) status = trainer_open_data(&t, world, &r);
     status = comm_agree(world, status);
     if (status == OK) status = train_opened(&t, world, a);
-    if (status < 0 && t.dir) {
-        const ErrorRecord *e = error_last();
-        rundir_status(t.dir, status == E_PREEMPTED ? "preempted" : "failed", error_exit_code(status), comm_rank(world),
-                      t.step, e->what);
-    }
+    if (status < 0 && t.dir) rundir_failed(t.dir, world, status, t.step);
+    if (others_wait(world, status)) return status;
     trainer_close(&t);
     recipe_free(&r);
     return status;

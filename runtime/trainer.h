@@ -22,6 +22,7 @@ typedef struct Trainer {
     AdamW adamw;
     RunDir *dir;
     Saver *saver;              // the asynchronous checkpoint writer; NULL until the first one
+    int failed_saves;          // in a row, until now
     int64_t step, total_steps; // optimizer steps done; to do
     double run_ms;             // since the process began to train
     float *logp, *weight;      // (largest M) host
@@ -50,9 +51,10 @@ int trainer_open_memory(Trainer *t);                             // model, gradi
 int trainer_evaluate(Trainer *t, Buf *members);
 
 // ---- state.c: a run's state as a checkpoint, and back ----
-int state_save(Trainer *t);       // returns when it is published
-int state_save_async(Trainer *t); // returns when the snapshot is taken; a failure shows at the next save or wait
-int state_wait(Trainer *t);       // for the save under way
+int state_save(Trainer *t); // returns when it is published
+int state_save_due(
+    Trainer *t);            // as the recipe says, beside the next steps; fails only when several have failed in a row
+int state_wait(Trainer *t); // for the save under way
 void saver_close(Trainer *t);
 size_t state_snapshot_bytes(const Model *m, int parts);
 int state_resume(Trainer *t, bool *found);

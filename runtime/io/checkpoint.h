@@ -19,7 +19,8 @@ typedef struct CkptMeta {
         *json; // everything that is not a tensor: recipe text, data cursor, seeds, schedule position, versions, digests
 } CkptMeta;
 
-// Collective. Ends published on all ranks or on none. Keeps the newest `keep` (0: all) that verify.
+// Collective. The ranks' parts of a tensor must make it up without gaps or overlaps (E_FAILED otherwise); all ranks list the same
+// tensors in the same order. Ends published on all ranks or on none, with the same status on all. Keeps the newest `keep` (0: all) that verify.
 int checkpoint_save(Comm *c, const char *output, const CkptMeta *meta, const CkptTensor *t, int n, int keep);
 // Collective. Finds the newest step directory whose MANIFEST verifies (damaged ones are skipped with a warning that says what
 // is wrong); *step = -1 when there is none. dir (malloc'ed) on every rank.
@@ -28,6 +29,8 @@ int checkpoint_find(Comm *c, const char *output, int64_t *step, char **dir);
 int checkpoint_load_meta(Comm *c, const char *dir, CkptMeta *out);
 int checkpoint_load(Comm *c, const char *dir, const CkptTensor *t, int n);
 void checkpoint_meta_free(CkptMeta *m);
+// Collective. E_INPUT when the checkpoint holds a tensor that is not among t[0..n), by name: for those who must not lose one.
+int checkpoint_expect(Comm *c, const char *dir, const CkptTensor *t, int n);
 
 // ---- one process alone, without MPI: for inspect, convert and exports; on any thread, also while another one saves ----
 int checkpoint_verify(const char *dir); // compares every digest; E_INPUT that names what is damaged

@@ -172,6 +172,40 @@ int checkpoint_load(Comm *c, const char *dir, const CkptTensor *t, int n)
     return comm_agree(c, load_tensors(dir, t, n));
 }
 
+static int find_name(const void *name, const void *tensor)
+{
+    return strcmp(name, ((const CkptTensor *)tensor)->name);
+}
+static int by_name(const void *a, const void *b)
+{
+    return find_name(((const CkptTensor *)a)->name, b);
+}
+
+typedef struct Expected {
+    const char *dir;
+    const CkptTensor *t; // sorted by name
+    int n;
+} Expected;
+
+static int is_expected(void *ctx, const CkptTensor *t)
+{
+    const Expected *x = ctx;
+    if (bsearch(t->name, x->t, (size_t)x->n, sizeof *x->t, find_name)) return OK;
+    return fail(E_INPUT, x->dir, "was it saved by a run with other `lora` or `freeze` options?",
+                "this run has no place for the checkpoint's tensor %s", t->name);
+}
+
+int checkpoint_expect(Comm *c, const char *dir, const CkptTensor *t, int n)
+{
+    CkptTensor *sorted = xcalloc((size_t)n + 1, sizeof *sorted);
+    if (n) memcpy(sorted, t, (size_t)n * sizeof *t);
+    qsort(sorted, (size_t)n, sizeof *sorted, by_name);
+    Expected x = {dir, sorted, n};
+    int status = comm_agree(c, comm_rank(c) == 0 ? checkpoint_list(dir, is_expected, &x) : OK);
+    free(sorted);
+    return status;
+}
+
 static int read_attribute(hid_t file, const char *dir, const char *name, int64_t *out)
 {
     hid_t attribute = H5Aopen(file, name, H5P_DEFAULT);

@@ -7,7 +7,7 @@
 //   /meta/json   the text of CkptMeta, bytes
 //
 // Saving. Each phase ends in comm_agree; any rank's failure ends the save on all, and nothing is published.
-//   1 rank 0: room on the disk, a fresh .tmp-step-N, the file with all its datasets, its blocks reserved
+//   1 rank 0: room on the disk, a fresh .tmp-step-N-ATTEMPT, the file with all its datasets, its blocks reserved
 //   2 all ranks open that file together and write their hyperslabs, independently of each other: with more
 //     ranks than cores, collective transfers are 20 times slower
 //   3 fsync after the close (HDF5 writes its superblock after its own last fsync), digests, each rank a share
@@ -17,14 +17,17 @@
 // its place. Should a rank hang all the same, the save has a deadline.
 #define _GNU_SOURCE
 #include "checkpoint_impl.h"
+#include "fault.h"
 #include "rundir.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <mpi.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static const char format_name[] = "attune";
@@ -95,7 +98,7 @@ static void deadline_stop(Deadline *d)
 // ---- saving -----------------------------------------------------------------------------------------------
 typedef struct Save {
     Comm *comm;
-    char *parent, *tmp, *final, *file; // checkpoints/, .tmp-step-N/, step-N/, .tmp-step-N/state.h5
+    char *parent, *tmp, *final, *file; // checkpoints/, .tmp-step-N-ATTEMPT/, step-N/, and state.h5 in the temporary one
     int64_t step;
     CkptTensor *tensors; // the caller's, then /meta/json
     int n;
@@ -112,6 +115,7 @@ static uint64_t save_bytes(const Save *s)
 static int prepare(const Save *s)
 {
     TRY(make_dirs(s->parent));
+    if (file_sync_parent(s->parent) < 0) return fail_errno(s->parent, "cannot flush its directory to the disk");
     ckpt_sweep(s->parent);
     TRY(ckpt_check_room(s->parent, save_bytes(s)));
     if (mkdir(s->tmp, 0777) < 0) return fail_errno(s->tmp, "cannot create the directory");
@@ -237,6 +241,7 @@ static int write_parts(const Save *s, hid_t file)
     int status = OK;
     for (int i = 0; i < s->n && status == OK; i++) {
         const CkptTensor *t = &s->tensors[i];
+        if (i == s->n / 2) fault_here("write", s->step, comm_rank(s->comm));
         if (!t->rows) continue;
         hid_t set = H5Dopen2(file, t->name, H5P_DEFAULT);
         status = set < 0 ? ckpt_h5_fail(t->name, "cannot open the dataset") : ckpt_transfer(set, t, true);
@@ -328,12 +333,46 @@ static void save_init(Save *s, Comm *c, const char *output, const CkptMeta *meta
     *s = (Save){
         .comm = c, .step = meta->step, .n = n + 1, .manifest.step = meta->step, .manifest.n_tensors = (size_t)n + 1};
     s->parent = xasprintf("%s/checkpoints", output);
-    s->tmp = ckpt_step_path(s->parent, ".tmp-", s->step);
     s->final = ckpt_step_path(s->parent, "", s->step);
-    s->file = xasprintf("%s/state.h5", s->tmp);
     s->tensors = xcalloc((size_t)s->n, sizeof *s->tensors);
     s->manifest.tensors = xcalloc((size_t)s->n, sizeof *s->manifest.tensors);
     if (n) memcpy(s->tensors, t, (size_t)n * sizeof *t);
+}
+
+// The temporary directory has a name that no other attempt has: a rank of a run that was killed may live on for a moment, and must
+// not write into this one's file.
+static int name_attempt(Save *s)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    const int64_t seeds[] = {now.tv_sec, now.tv_nsec, getpid()};
+    int64_t attempt = (int64_t)hash64(seeds, sizeof seeds, 0);
+    TRY(comm_broadcast(s->comm, &attempt, 1, DT_I64, 0));
+    char *tmp = ckpt_step_path(s->parent, ".tmp-", s->step);
+    s->tmp = xasprintf("%s-%08" PRIx32, tmp, (uint32_t)attempt);
+    s->file = xasprintf("%s/state.h5", s->tmp);
+    free(tmp);
+    return OK;
+}
+
+// Every element is written by exactly one rank: parts that leave gaps would publish whatever lies on the disk there.
+static int check_parts(const Save *s)
+{
+    int64_t *covered = xcalloc((size_t)s->n, sizeof *covered);
+    for (int i = 0; i < s->n; i++) {
+        const CkptTensor *t = &s->tensors[i];
+        ckpt_check_part(t);
+        covered[i] = t->rows ? t->rows * t->cols : 0;
+    }
+    int status = comm_all_reduce(s->comm, covered, (size_t)s->n, DT_I64, REDUCE_SUM);
+    for (int i = 0; i < s->n && status == OK; i++) {
+        const CkptTensor *t = &s->tensors[i];
+        if (covered[i] != t->shape[0] * t->shape[1])
+            status = fail(E_FAILED, t->name, NULL, "the ranks' parts have %" PRId64 " elements, the tensor %" PRId64,
+                          covered[i], t->shape[0] * t->shape[1]);
+    }
+    free(covered);
+    return comm_agree(s->comm, status);
 }
 
 // Rank 0's text becomes the last dataset; the others need its size to create it with.
@@ -362,13 +401,21 @@ static void save_free(Save *s)
     manifest_free(&s->manifest);
 }
 
-static int save_phases(Save *s)
+static int save_phases(Save *s, const CkptMeta *meta)
 {
-    bool first = comm_rank(s->comm) == 0;
+    int rank = comm_rank(s->comm);
+    TRY(add_meta(s, meta));
+    TRY(name_attempt(s));
+    TRY(check_parts(s));
+    fault_here("create", s->step, rank);
     TRY(create_state(s));
     TRY(write_state(s));
+    fault_here("digest", s->step, rank);
     TRY(digest_state(s));
-    return comm_agree(s->comm, first ? publish(s) : OK);
+    fault_here("publish", s->step, rank);
+    TRY(comm_agree(s->comm, rank == 0 ? publish(s) : OK));
+    fault_here("published", s->step, rank);
+    return OK;
 }
 
 // On rank 0, after the agreement. A failed save leaves nothing behind; the error that ended it stays the
@@ -377,7 +424,7 @@ static void tidy(const Save *s, int status, int keep)
 {
     ErrorRecord cause = *error_last();
     error_clear();
-    if (status < 0 && truncate(s->file, 0) < 0) log_debug("%s is not there to be emptied", s->file);
+    if (status < 0 && s->file && truncate(s->file, 0) < 0) log_debug("%s is not there to be emptied", s->file);
     ckpt_sweep(s->parent);
     if (status == OK) ckpt_retain(s->parent, s->step, keep);
     error_adopt(&cause);
@@ -388,12 +435,9 @@ int checkpoint_save(Comm *c, const char *output, const CkptMeta *meta, const Ckp
     Save s;
     Deadline deadline;
     save_init(&s, c, output, meta, t, n);
-    int status = add_meta(&s, meta);
-    if (status == OK) {
-        bool watched = deadline_start(&deadline, c, save_bytes(&s));
-        status = save_phases(&s);
-        if (watched) deadline_stop(&deadline);
-    }
+    bool watched = deadline_start(&deadline, c, save_bytes(&s));
+    int status = save_phases(&s, meta);
+    if (watched) deadline_stop(&deadline);
     if (comm_rank(c) == 0) tidy(&s, status, keep);
     save_free(&s);
     return status;

@@ -178,6 +178,25 @@ int rundir_status(RunDir *r, const char *state, int code, int rank, int64_t step
     return status;
 }
 
+int rundir_failed(RunDir *r, Comm *c, int status, int64_t step)
+{
+    const ErrorRecord *e = error_last();
+    char *reason = *e->what ? xasprintf("%s%s%s", e->place, *e->place ? ": " : "", e->what) : NULL;
+    size_t bytes = reason ? strlen(reason) : 0;
+    int64_t teller = reason ? comm_rank(c) : INT64_MAX;
+    int told = OK;
+    if (e->agreed) told = comm_all_reduce(c, &teller, 1, DT_I64, REDUCE_MIN);
+    if (e->agreed && told == OK && teller < comm_size(c)) {
+        if (teller != comm_rank(c)) free(reason);
+        told = comm_broadcast_blob(c, (void **)&reason, &bytes, (int)teller);
+    }
+    if (told == OK)
+        told = rundir_status(r, status == E_PREEMPTED ? "preempted" : "failed", error_exit_code(status),
+                             teller < comm_size(c) ? (int)teller : comm_rank(c), step, reason);
+    free(reason);
+    return told;
+}
+
 // ---- metrics.jsonl ----------------------------------------------------------------------------------------
 static int open_metrics(RunDir *r)
 {

@@ -16,6 +16,9 @@ int rundir_metric(RunDir *r, const char *json_members);
 int rundir_rewind(RunDir *r, int64_t step);
 // status.json, replaced atomically: state is running, completed, preempted or failed
 int rundir_status(RunDir *r, const char *state, int code, int rank, int64_t step, const char *reason);
+// Collective when the error is agreed on (ErrorRecord.agreed): "preempted" or "failed", with the rank and the words of whoever
+// found the fault.
+int rundir_failed(RunDir *r, Comm *c, int status, int64_t step);
 
 // Removes a file, or a directory with all that is in it; symbolic links are removed, not followed. OK when nothing is there.
 int remove_tree(const char *path);
