@@ -272,7 +272,7 @@ static void bench_optim(const Bench *b)
     if (wanted(b, "adamw"))
         MEASURE(b, "adamw", shape, 28.0 * N, op->adamw(b->d, p, m, v, g, 1, 1e-4f, 0.9f, 0.999f, 1e-8f, 0, 10, N));
     if (wanted(b, "row_squares"))
-        for (int K = 1; K <= N; K *= 64)
+        for (int K = 1; K <= N; K *= 8)
             MEASURE(b, "row_squares", tmpf("rows=%d K=%d", N / K, K), 4.0 * N + 8.0 * N / K,
                     op->row_squares(b->d, squares, g, N / K, K));
     if (wanted(b, "sum_squares")) MEASURE(b, "sum_squares", shape, 4.0 * N, op->sum_squares(b->d, &sum, g, N));

@@ -42,10 +42,24 @@ static double sum_squares_run(const float *x, int n)
     return sum_lanes(lane);
 }
 
+// The same with four lanes: what a short row needs.
+INLINE double sum_squares_short(const float *x, int n)
+{
+    double lane[4] = {0};
+    int i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (int j = 0; j < 4; j++) lane[j] += (double)x[i + j] * x[i + j];
+    for (; i < n; i++) lane[0] += (double)x[i] * x[i];
+    return (lane[0] + lane[2]) + (lane[1] + lane[3]);
+}
+
 static void row_squares_run(double *out, const float *x, int64_t rows, int K)
 {
+    enum { SHORT = 64 };
     if (K == 1)
         for (int64_t r = 0; r < rows; r++) out[r] = (double)x[r] * x[r];
+    else if (K <= SHORT)
+        for (int64_t r = 0; r < rows; r++) out[r] = sum_squares_short(x + r * K, K);
     else
         for (int64_t r = 0; r < rows; r++) out[r] = sum_squares_run(x + r * K, K);
 }
