@@ -103,7 +103,7 @@ int comm_split_grid(Comm **out, Comm *c, int columns, bool row)
 void comm_close(Comm *c)
 {
     if (!c) return;
-    (void)c->ops->barrier(c);
+    (void)comm_barrier(c);
     c->ops->close(c);
     free(c);
 }
@@ -163,7 +163,7 @@ int comm_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op)
     ASSERT(t != DT_F16 && (t != DT_BF16 || op == REDUCE_SUM) && (x || !count));
     if (!count) return OK;
     double start = now_ms();
-    return counted(c, bytes, start, c->ops->all_reduce(c, x, count, t, op));
+    return counted(c, bytes, start, c->size > 1 ? c->ops->all_reduce(c, x, count, t, op) : OK);
 }
 
 // All parts together, in bytes: what every rank hands in or gets.
@@ -181,7 +181,7 @@ int comm_all_gather_parts(Comm *c, void *x, const size_t *start, DType t)
     if (!checked_parts(c, x, start, t)) return OK;
     size_t mine = (start[c->rank + 1] - start[c->rank]) * dtype_size(t);
     double began = now_ms();
-    return counted(c, mine, began, c->ops->all_gather_parts(c, x, start, t));
+    return counted(c, mine, began, c->size > 1 ? c->ops->all_gather_parts(c, x, start, t) : OK);
 }
 
 int comm_reduce_scatter_parts(Comm *c, void *x, const size_t *start, DType t)
@@ -190,7 +190,7 @@ int comm_reduce_scatter_parts(Comm *c, void *x, const size_t *start, DType t)
     ASSERT(t != DT_F16);
     if (!bytes) return OK;
     double began = now_ms();
-    return counted(c, bytes, began, c->ops->reduce_scatter_parts(c, x, start, t));
+    return counted(c, bytes, began, c->size > 1 ? c->ops->reduce_scatter_parts(c, x, start, t) : OK);
 }
 
 int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root)
@@ -199,13 +199,13 @@ int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root)
     ASSERT(root >= 0 && root < c->size && (x || !count));
     if (!count) return OK;
     double start = now_ms();
-    return counted(c, bytes, start, c->ops->broadcast(c, x, bytes, root));
+    return counted(c, bytes, start, c->size > 1 ? c->ops->broadcast(c, x, bytes, root) : OK);
 }
 
 int comm_barrier(Comm *c)
 {
     double start = now_ms();
-    return counted(c, 0, start, c->ops->barrier(c));
+    return counted(c, 0, start, c->size > 1 ? c->ops->barrier(c) : OK);
 }
 
 // ---- built out of collectives -----------------------------------------------------------------------------
@@ -257,38 +257,4 @@ int comm_broadcast_blob(Comm *c, void **data, size_t *bytes, int root)
     *data = copy;
     *bytes = (size_t)size;
     return OK;
-}
-
-// ---- arithmetic of reductions -----------------------------------------------------------------------------
-#define REDUCE_LOOP(T, expr)                                                                                           \
-    do {                                                                                                               \
-        T *a = x;                                                                                                      \
-        const T *b = y;                                                                                                \
-        for (size_t i = 0; i < count; i++) a[i] = (T)(expr);                                                           \
-    } while (0)
-#define REDUCE_TYPE(T, sum)                                                                                            \
-    do {                                                                                                               \
-        if (op == REDUCE_SUM)                                                                                          \
-            REDUCE_LOOP(T, sum);                                                                                       \
-        else if (op == REDUCE_MAX)                                                                                     \
-            REDUCE_LOOP(T, MAX(a[i], b[i]));                                                                           \
-        else                                                                                                           \
-            REDUCE_LOOP(T, MIN(a[i], b[i]));                                                                           \
-    } while (0)
-
-static void add_bf16(bf16_t *x, const bf16_t *y, size_t count)
-{
-    for (size_t i = 0; i < count; i++) x[i] = f32_to_bf16(bf16_to_f32(x[i]) + bf16_to_f32(y[i]));
-}
-
-void reduce_into(void *x, const void *y, size_t count, DType t, ReduceOp op)
-{
-    switch (t) {
-    case DT_F32: REDUCE_TYPE(float, a[i] + b[i]); break;
-    case DT_I64: REDUCE_TYPE(int64_t, (uint64_t)a[i] + (uint64_t)b[i]); break; // wraps, as MPI's does
-    case DT_I32: REDUCE_TYPE(int32_t, (uint32_t)a[i] + (uint32_t)b[i]); break;
-    case DT_U8: REDUCE_TYPE(uint8_t, a[i] + b[i]); break;
-    case DT_BF16: add_bf16(x, y, count); break;
-    default: ASSERT(!"a type that can be reduced");
-    }
 }

@@ -12,7 +12,7 @@ typedef struct CommOps {
     int (*split)(Comm *c, const Comm *parent, int color, int key,
                  int size); // size of the group, 0: not known before
     void (*close)(Comm *c); // may be called after an open that failed half-way
-    // Never called with count 0. Sizes have been checked: no product below overflows.
+    // Never called with count 0, nor in a group of one rank. Sizes have been checked: no product below overflows.
     int (*all_reduce)(Comm *c, void *x, size_t count, DType t, ReduceOp op);
     int (*all_gather_parts)(Comm *c, void *x, const size_t *start, DType t);
     int (*reduce_scatter_parts)(Comm *c, void *x, const size_t *start, DType t);
@@ -34,9 +34,10 @@ struct Comm {
 #include "comms.def"
 #undef COMM
 
-// x[i] = op(x[i], y[i]) for the types that can be reduced: not F16, and BF16 only with REDUCE_SUM (made in
-// f32, rounded once).
-void reduce_into(void *x, const void *y, size_t count, DType t, ReduceOp op);
+// ---- reduce.c: for the types that can be reduced, not F16, and BF16 only with REDUCE_SUM (made in f32, rounded once) ----
+// out[i] = in[0][i] op in[1][i] op ... in[n - 1][i], in this order. out may be one of the in.
+void reduce_ranks(void *out, const void *const *in, int n, size_t count, DType t, ReduceOp op);
+void reduce_into(void *x, const void *y, size_t count, DType t, ReduceOp op); // x[i] = x[i] op y[i]
 
 // Set by comm_mpi.c when the ranks of this machine arrived with different CPU masks: the launcher has bound
 // them, and topo_bind_share leaves them alone.

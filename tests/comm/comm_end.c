@@ -8,6 +8,7 @@ int main(int argc, char **argv)
     Comm *world;
     setenv("ATTUNE_COMM_TIMEOUT", "1", 1);
     if (argc != 2 || comm_open(&world, &(CommConfig){.kind = "auto"}) < 0) return 100;
+    comm_barrier(world);
     if (comm_rank(world) == 1) {
         if (streq(argv[1], "abort")) comm_abort(world, 7);
         sleep(30);

@@ -1,5 +1,6 @@
-// Collectives against values computed here, for any number of ranks (4 on 2 cores: more ranks than cores), and what is built
-// out of them. Every rank runs every test.
+// Collectives against values computed here, for any number of ranks (3 and more on 2 cores: more ranks than cores), and what is
+// built out of them. Every rank runs every test. The same tests run over windows of shared memory, by messages
+// (ATTUNE_COMM=mpi), and over two nodes (MPIR_CVAR_NUM_CLIQUES=2).
 #include "comm.h"
 #include <setjmp.h>
 #include <stdlib.h>
@@ -9,8 +10,8 @@
 static Comm *world;
 static int rank, size;
 
-// One element, less than a piece, and several pieces with a rest.
-static const size_t counts[] = {1, 7, 1000, 900001};
+// One element, less than a piece, a slot of the window and one element beside it, and several pieces with a rest.
+static const size_t counts[] = {1, 7, 1000, 65535, 65536, 65537, 131073, 900001};
 
 // Small integers: exact in every type, and different for every rank and place.
 static int value_of(int r, size_t i)
@@ -73,6 +74,72 @@ static void test_all_reduce(void **state)
             check_all_reduce(types[t], REDUCE_MIN, counts[n]);
         }
     assert_int_equal(comm_all_reduce(world, NULL, 0, DT_F32, REDUCE_SUM), OK);
+}
+
+// Every size up to some hundred bytes: vectors' rests, lines' ends.
+static void test_all_small_sizes(void **state)
+{
+    (void)state;
+    for (size_t count = 1; count < 150; count++)
+        for (size_t t = 0; t < COUNT_OF(types); t++)
+            check_all_reduce(types[t], types[t] == DT_BF16 ? REDUCE_SUM : (ReduceOp)(count % 3), count);
+}
+
+// Any bit pattern of a moderate float, named by rank and place.
+static float any_float(int r, size_t i)
+{
+    uint32_t u[4];
+    philox(7, (uint64_t)r, i, u);
+    return (u32_to_unit(u[0]) - 0.5f) * (float)(1 << u[1] % 20);
+}
+
+static float in_order(DType t, size_t i)
+{
+    float sum = 0;
+    for (int r = 0; r < size; r++) {
+        float v = any_float(r, i);
+        if (t == DT_BF16) v = bf16_to_f32(f32_to_bf16(v));
+        sum = r ? sum + v : v;
+    }
+    return t == DT_BF16 ? bf16_to_f32(f32_to_bf16(sum)) : sum;
+}
+
+static void check_bits(DType t, size_t count, const size_t *start)
+{
+    const bool one_window = comm_local_size(world) == size && !getenv("ATTUNE_COMM");
+    const size_t bytes = count * dtype_size(t);
+    char *x = xmalloc(bytes), *y = xmalloc(bytes);
+    for (size_t i = 0; i < count; i++) put(x, i, t, any_float(rank, i));
+    memcpy(y, x, bytes);
+    assert_int_equal(comm_all_reduce(world, x, count, t, REDUCE_SUM), OK);
+    for (size_t i = 0; one_window && i < count; i++)
+        if ((float)get(x, i, t) != in_order(t, i)) fail_msg("%s[%zu] = %.9g", dtype_name(t), i, get(x, i, t));
+    // The own part is made of the same sums, whoever makes them.
+    char *again = xmalloc(bytes);
+    memcpy(again, y, bytes);
+    assert_int_equal(comm_reduce_scatter_parts(world, again, start, t), OK);
+    for (size_t i = start[rank]; one_window && i < start[rank + 1]; i++) assert_true(get(again, i, t) == get(x, i, t));
+    // Every rank has the same bits, and has them again.
+    memcpy(again, x, bytes);
+    assert_int_equal(comm_broadcast(world, again, bytes, DT_U8, size - 1), OK);
+    assert_memory_equal(again, x, bytes);
+    assert_int_equal(comm_all_reduce(world, y, count, t, REDUCE_SUM), OK);
+    assert_memory_equal(y, x, bytes);
+    free(again);
+    free(x);
+    free(y);
+}
+
+static void test_float_sums_have_the_same_bits(void **state)
+{
+    (void)state;
+    size_t *start = xcalloc((size_t)size + 1, sizeof *start);
+    for (size_t n = 0; n < COUNT_OF(counts); n++) {
+        for (int r = 0; r <= size; r++) start[r] = counts[n] * (size_t)(r * r) / (size_t)(size * size);
+        check_bits(DT_F32, counts[n], start);
+        check_bits(DT_BF16, counts[n], start);
+    }
+    free(start);
 }
 
 // Beyond the 53 bits of a double: nothing is rounded on the way.
@@ -160,6 +227,45 @@ static void test_broadcast(void **state)
             for (size_t i = 0; i < counts[n]; i++) assert_int_equal(x[i], value_of(root, i));
             free(x);
         }
+}
+
+// Different collectives in turn, of sizes that differ, each checked: a slot that is written while a slow rank still reads it
+// shows as a wrong value.
+static void test_many_in_turn(void **state)
+{
+    (void)state;
+    enum { MOST = 3000, TURNS = 400 };
+    int64_t *x = xmalloc(MOST * sizeof *x);
+    size_t *start = xcalloc((size_t)size + 1, sizeof *start);
+    for (int turn = 0; turn < TURNS; turn++) {
+        uint32_t u[4];
+        philox(8, 0, (uint64_t)turn, u);
+        const size_t count = u[0] % MOST + 1;
+        const int root = (int)(u[1] % (uint32_t)size);
+        for (size_t i = 0; i < count; i++) x[i] = value_of(rank, i + (size_t)turn);
+        for (int r = 0; r <= size; r++) start[r] = count * (size_t)r / (size_t)size;
+        size_t from = 0, to = count;
+        switch (u[2] % 4) {
+        case 0: assert_int_equal(comm_all_reduce(world, x, count, DT_I64, REDUCE_SUM), OK); break;
+        case 1:
+            assert_int_equal(comm_reduce_scatter_parts(world, x, start, DT_I64), OK);
+            from = start[rank], to = start[rank + 1];
+            break;
+        case 2: assert_int_equal(comm_all_gather_parts(world, x, start, DT_I64), OK); break;
+        default: assert_int_equal(comm_broadcast(world, x, count, DT_I64, root), OK);
+        }
+        int owner = 0;
+        for (size_t i = from; i < to; i++) {
+            while (i >= start[owner + 1]) owner++;
+            const int64_t want = u[2] % 4 < 2    ? (int64_t)expected(REDUCE_SUM, i + (size_t)turn)
+                                 : u[2] % 4 == 2 ? value_of(owner, i + (size_t)turn)
+                                                 : value_of(root, i + (size_t)turn);
+            if (x[i] != want) fail_msg("turn %d, kind %u: [%zu] = %lld", turn, u[2] % 4, i, (long long)x[i]);
+        }
+        if (u[3] % 8 == 0) assert_int_equal(comm_barrier(world), OK);
+    }
+    free(start);
+    free(x);
 }
 
 static void test_blob(void **state)
@@ -316,9 +422,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_reduce),
+        cmocka_unit_test(test_all_small_sizes),
+        cmocka_unit_test(test_float_sums_have_the_same_bits),
         cmocka_unit_test(test_i64_sums_are_exact),
         cmocka_unit_test(test_parts),
         cmocka_unit_test(test_broadcast),
+        cmocka_unit_test(test_many_in_turn),
         cmocka_unit_test(test_blob),
         cmocka_unit_test(test_split),
         cmocka_unit_test(test_split_grid),

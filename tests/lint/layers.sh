@@ -15,7 +15,7 @@ while read -r header allowed; do
         [[ -z $file || $file =~ ^($allowed)$ ]] || breach "$file includes <$header>; only $allowed may"
     done < <(grep -l "#include <$header" "${sources[@]}" || true)
 done <<'END'
-mpi.h           comm/comm_mpi\.c|runtime/io/checkpoint_save\.c
+mpi.h           comm/comm_mpi\.h|runtime/io/checkpoint_save\.c
 hdf5.h          runtime/io/checkpoint_[a-z_0-9]*\.[ch]
 hwloc           comm/topo\.c
 oneapi/         kernels/cpu/[a-z_0-9]+\.c

@@ -1,0 +1,34 @@
+// shm: collectives of the ranks of one node, through a window of shared memory. Knows nothing of MPI: who the members are
+// and that all have mapped the window is the caller's.
+//
+// As with every collective, all members call the same functions in the same order, one at a time per window; several windows
+// may be in use at once. Nothing here can fail: a member that dies takes the job with it.
+//
+// Sums are made in the order of the members, whatever the size, the timing, or who makes them.
+#pragma once
+#include "comm.h"
+
+typedef struct Shm Shm;
+typedef struct ShmSpan {
+    size_t first, end; // elements [first, end) of a payload
+} ShmSpan;
+
+// The window, a file in /dev/shm: made by one member, opened by the others (make: false), which each back their own part with
+// memory. NULL, and nothing left behind, when that fails (no memory there, no such file: not the same machine after all).
+// The name must be taken away with shm_forget once all have opened it, and nothing remains when the job dies.
+Shm *shm_open_window(const char *name, bool make, int rank, int size, bool crowded);
+void shm_forget(const char *name);
+// The same over memory that is there already, zeroed and 4096-aligned, of shm_window_bytes(size): for threads.
+size_t shm_window_bytes(int size);
+Shm *shm_attach(void *window, int rank, int size,
+                bool crowded); // crowded: more members than cores, waiting must not spin
+void shm_close(Shm *g);        // NULL is fine
+
+void shm_all_reduce(Shm *g, void *x, size_t count, DType t, ReduceOp op);
+void shm_reduce(Shm *g, void *x, size_t count, DType t,
+                ReduceOp op); // to member 0; the others' x is undefined afterwards
+void shm_reduce_scatter(Shm *g, void *x, const ShmSpan *span, DType t); // sum; span[r] is what member r gets
+// span[r] is what member r has. takes: whether this member wants what the others have.
+void shm_all_gather(Shm *g, void *x, const ShmSpan *span, size_t element_bytes, bool takes);
+void shm_broadcast(Shm *g, void *x, size_t bytes, int root, bool takes);
+void shm_barrier(Shm *g);
