@@ -276,7 +276,8 @@ static void bench_optim(const Bench *b)
             MEASURE(b, "row_squares", tmpf("rows=%d K=%d", N / K, K), 4.0 * N + 8.0 * N / K,
                     op->row_squares(b->d, squares, g, N / K, K));
     if (wanted(b, "sum_squares")) MEASURE(b, "sum_squares", shape, 4.0 * N, op->sum_squares(b->d, &sum, g, N));
-    if (wanted(b, "fix_add")) MEASURE(b, "fix_add", shape, 20.0 * N, op->fix_add(b->d, acc, g, N, &overflow));
+    if (wanted(b, "fix_add"))
+        MEASURE(b, "fix_add", shape, 20.0 * N, op->fix_add(b->d, acc, g, N, INT64_MAX, &overflow));
     if (wanted(b, "fix_read")) MEASURE(b, "fix_read", shape, 12.0 * N, op->fix_read(b->d, g, acc, N));
     void *owned[] = {p, m, v, g, acc, squares};
     for (size_t i = 0; i < COUNT_OF(owned); i++) free(owned[i]);

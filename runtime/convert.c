@@ -28,9 +28,9 @@ static int convert_model(const char *src, const char *dst, const char *adapter, 
     if (status == OK && !*dtype) status = default_dtype(s.recipe.model, &t);
     if (status == OK) status = session_model(&s, 1, false, 0);
     if (status == OK && s.from && s.spec.lora)
-        status = export_adapter(&s, dst);
+        status = export_adapter(&s, NULL, dst);
     else if (status == OK)
-        status = export_model(&s, dst, t, adapter != NULL);
+        status = export_model(&s, NULL, dst, t, adapter != NULL);
     session_close(&s);
     comm_close(self);
     return status;

@@ -40,9 +40,14 @@ int evaluate_rows(Session *s, Activations *a, const Dataset *d, int micro_tokens
     int status = OK;
     TRY_DONE(loader_open(&loader, &c, 0));
     TRY_DONE(loader_next(loader, &sb));
-    for (int i = 0; i < sb->n; i++) {
-        const Batch *b = &sb->batch[i];
-        if (!b->M) continue;
+    // where parameters are exchanged, every rank goes through as many rounds as the busiest
+    const int rounds = s->model->zero == 3 ? sb->n_most : sb->n;
+    for (int i = 0; i < rounds; i++) {
+        const Batch *b = i < sb->n && sb->batch[i].M ? &sb->batch[i] : NULL;
+        if (!b) {
+            TRY_DONE(decoder_forward(a, NULL, false));
+            continue;
+        }
         logp = xrealloc(logp, (size_t)MAX(b->M, 1) * sizeof *logp);
         TRY_DONE(decoder_forward(a, b, false));
         TRY_DONE(decoder_logprobs(a, logp, NULL));
@@ -253,7 +258,7 @@ int run_eval(Comm *world, const TrainArgs *args)
         if (args->base && !*r.adapter) r.method = "full"; // no fresh adapter on top of the base
         status = session_open(&s, world, &r);
     }
-    if (status == OK && !*r.adapter) s.spec = (TrainSpec){.method = "none"};
+    if (status == OK && !*r.adapter) s.spec.method = "none";
     if (status == OK) status = session_dataset(&s, &d, r.data.test, "data.test", ROWS_TRAINED);
     status = comm_agree(world, status);
     if (status == OK) status = eval_opened(&s, world, d, args->base);

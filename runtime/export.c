@@ -1,81 +1,114 @@
 // export.c: what a run leaves for others. A PEFT directory that Hugging Face PEFT loads, or a Hugging Face model directory that
 // transformers loads: config.json, weights in safetensors, and the tokenizer's files.
 #include "export.h"
+#include "io/checkpoint.h"
 #include "io/peft.h"
 #include "text/tokenizer.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
-// ---- adapter --------------------------------------------------------------------------------------------------------
-typedef struct MasterReader {
-    const Model *m;
-    const Trainable *t;
-} MasterReader;
+// ---- where values come from -----------------------------------------------------------------------------------------
+// A tensor to be written. With a checkpoint: what was trained is read from it and the rest from the base model's files, whatever ranks
+// hold the tensors. Without: from the model in memory, which is whole on this rank.
+typedef struct Source {
+    Model *m;
+    CkptReader *state;
+    Weights *base;
+    const Param *p;     // a parameter of the model
+    const Trainable *t; // or a tensor of an adapter
+    bool merge;
+    DType dtype;
+    char in_state[160]; // its name in the checkpoint
+} Source;
 
-static int read_master(void *ctx, int64_t row0, int64_t rows, void *dst)
+static int read_state(const Source *r, int64_t row0, int64_t rows, void *dst)
 {
-    const MasterReader *r = ctx;
-    const size_t K = (size_t)r->t->K;
-    return r->m->dev->download(r->m->dev, dst, r->t->master + (size_t)row0 * K, (size_t)rows * K * sizeof(float));
+    CkptTensor slab;
+    const int found = checkpoint_find_tensor(r->state, r->in_state, &slab);
+    if (found <= 0) return found;
+    const size_t n = (size_t)rows * (size_t)slab.shape[1];
+    float *f = r->dtype == DT_F32 ? dst : xmalloc(n * sizeof *f);
+    slab.row0 = row0;
+    slab.rows = rows;
+    slab.col0 = 0;
+    slab.cols = slab.shape[1];
+    slab.data = f;
+    int status = checkpoint_read(r->state, &slab);
+    if (status == OK && r->dtype == DT_BF16)
+        for (size_t i = 0; i < n; i++) ((bf16_t *)dst)[i] = f32_to_bf16(f[i]);
+    if (f != dst) free(f);
+    return status < 0 ? status : 1;
 }
 
-int export_adapter(Session *s, const char *dir)
+static int read_source(void *ctx, int64_t row0, int64_t rows, void *dst)
 {
-    const Model *m = s->model;
-    const size_t n = (size_t)m->n_trained;
-    TensorOut *out = xcalloc(n + 1, sizeof *out);
-    MasterReader *readers = xcalloc(n + 1, sizeof *readers);
-    int status = make_dirs(dir);
-    for (size_t i = 0; i < n; i++) {
-        const Trainable *t = &m->trained[i];
-        readers[i] = (MasterReader){m, t};
-        out[i] = (TensorOut){.name = xasprintf("base_model.model.%s", t->name),
-                             .t = DT_F32,
-                             .ndim = 2,
-                             .shape = {t->N, t->K},
-                             .read = read_master,
-                             .ctx = &readers[i]};
+    const Source *r = ctx;
+    Model *m = r->m;
+    if (r->state) {
+        const int found = read_state(r, row0, rows, dst);
+        if (found) return found < 0 ? found : OK;
+        return weights_read(r->base, weights_find(r->base, r->p->name), row0, rows, r->dtype, dst);
     }
-    if (status == OK) status = safetensors_write(tmpf("%s/adapter_model.safetensors", dir), out, (int)n);
-    if (status == OK) status = peft_config_write(&s->peft, dir);
-    for (size_t i = 0; i < n; i++) free((char *)out[i].name);
+    if (r->p) return param_read(m, r->p, r->merge, row0, rows, r->dtype, dst);
+    const size_t K = (size_t)r->t->K;
+    return m->dev->download(m->dev, dst, r->t->master + (size_t)row0 * K, (size_t)rows * K * sizeof(float));
+}
+
+static int write_sources(Source *source, int n, const char *state, const char *dir, const char *name)
+{
+    char *file = xasprintf("%s/%s", dir, name);
+    TensorOut *out = xcalloc((size_t)n + 1, sizeof *out);
+    CkptReader *reader = NULL;
+    Weights *base = NULL;
+    int status = OK;
+    if (state) TRY_DONE(checkpoint_open(&reader, state));
+    if (state) TRY_DONE(weights_open(&base, source->m->base));
+    for (int i = 0; i < n; i++) {
+        Source *s = &source[i];
+        const int N = s->p ? s->p->full_N : s->t->full_N, K = s->p ? s->p->full_K : s->t->full_K;
+        const bool vector = s->p ? s->p->vec != NULL : !s->t->packed;
+        s->state = reader;
+        s->base = base;
+        out[i] = (TensorOut){.name = s->p ? s->p->name : xasprintf("base_model.model.%s", s->t->name),
+                             .t = s->dtype,
+                             .ndim = vector ? 1 : 2,
+                             .shape = {N, K},
+                             .read = read_source,
+                             .ctx = s};
+        snprintf(s->in_state, sizeof s->in_state, "%s/%s", s->p ? "model" : "adapter", s->p ? s->p->name : s->t->name);
+    }
+    status = safetensors_write(file, out, n);
+done:
+    for (int i = 0; i < n; i++)
+        if (!source[i].p) free((char *)out[i].name);
     free(out);
-    free(readers);
+    free(file);
+    weights_close(base);
+    checkpoint_close(reader);
+    return status;
+}
+
+// ---- adapter --------------------------------------------------------------------------------------------------------
+int export_adapter(Session *s, const char *state, const char *dir)
+{
+    Model *m = s->model;
+    Source *source = xcalloc((size_t)m->n_trained + 1, sizeof *source);
+    for (int i = 0; i < m->n_trained; i++) source[i] = (Source){.m = m, .t = &m->trained[i], .dtype = DT_F32};
+    int status = make_dirs(dir);
+    if (status == OK) status = write_sources(source, m->n_trained, state, dir, "adapter_model.safetensors");
+    if (status == OK) status = peft_config_write(&s->peft, dir);
+    free(source);
     return status;
 }
 
 // ---- model ----------------------------------------------------------------------------------------------------------
-typedef struct ParamReader {
-    Model *m;
-    const Param *p;
-    bool merge;
-    DType t;
-} ParamReader;
-
-static int read_param(void *ctx, int64_t row0, int64_t rows, void *dst)
+static int write_weights(Model *m, const char *state, const char *dir, DType t, bool merge)
 {
-    const ParamReader *r = ctx;
-    return param_read(r->m, r->p, r->merge, row0, rows, r->t, dst);
-}
-
-static int write_weights(Model *m, const char *dir, DType t, bool merge)
-{
-    TensorOut *out = xcalloc((size_t)m->n_param, sizeof *out);
-    ParamReader *readers = xcalloc((size_t)m->n_param, sizeof *readers);
-    for (int i = 0; i < m->n_param; i++) {
-        const Param *p = &m->param[i];
-        readers[i] = (ParamReader){m, p, merge, t};
-        out[i] = (TensorOut){.name = p->name,
-                             .t = t,
-                             .ndim = p->K > 1 ? 2 : 1,
-                             .shape = {p->N, p->K},
-                             .read = read_param,
-                             .ctx = &readers[i]};
-    }
-    int status = safetensors_write(tmpf("%s/model.safetensors", dir), out, m->n_param);
-    free(out);
-    free(readers);
+    Source *source = xcalloc((size_t)m->n_param + 1, sizeof *source);
+    for (int i = 0; i < m->n_param; i++) source[i] = (Source){.m = m, .p = &m->param[i], .merge = merge, .dtype = t};
+    int status = write_sources(source, m->n_param, state, dir, "model.safetensors");
+    free(source);
     return status;
 }
 
@@ -120,10 +153,10 @@ static int copy_companions(const char *from, const char *to)
     return OK;
 }
 
-int export_model(Session *s, const char *dir, DType t, bool merge)
+int export_model(Session *s, const char *state, const char *dir, DType t, bool merge)
 {
     TRY(make_dirs(dir));
-    TRY(write_weights(s->model, dir, t, merge));
+    TRY(write_weights(s->model, state, dir, t, merge));
     if (path_is_dir(s->model->base))
         TRY(copy_companions(s->model->base, dir));
     else

@@ -2,6 +2,8 @@
 #pragma once
 #include "session.h"
 
-int export_adapter(Session *s, const char *dir); // PEFT directory
-int export_model(Session *s, const char *dir, DType t,
-                 bool merge); // HF directory; merge: adapters added in f32, rounded once
+// Both write what the checkpoint directory `state` of this run holds, in slices, so that no rank needs the whole model; one rank calls
+// them. state NULL: the model in memory, which must be whole (model_whole).
+int export_adapter(Session *s, const char *state, const char *dir); // PEFT directory
+// HF directory; merge (of a model in memory): adapters added in f32, rounded once
+int export_model(Session *s, const char *state, const char *dir, DType t, bool merge);

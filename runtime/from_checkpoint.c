@@ -111,72 +111,68 @@ void from_checkpoint_close(Session *s)
 // ---- values ---------------------------------------------------------------------------------------------------------
 typedef struct Overlay {
     Session *s;
+    CkptReader *state;
     int placed;
 } Overlay;
 
-static int wrong_shape(const CkptTensor *t, int N, int K)
+// Rows [row0, row0+rows) and columns [col0, col0+cols) of a tensor that is N by K here, as f32 (malloc'ed).
+static int read_slab(Overlay *o, const CkptTensor *found, int N, int K, TpSlab slab, float **out)
 {
-    if (t->shape[0] == N && t->shape[1] == K) return OK;
-    return fail(E_INPUT, t->name, "has the base model been replaced?",
-                "the checkpoint's shape is [%lld, %lld], the model's [%d, %d]", (long long)t->shape[0],
-                (long long)t->shape[1], N, K);
-}
-
-// t->data: the whole tensor, f32. A trained tensor's master takes it; a frozen one is packed anew.
-static int place_param(Model *m, Param *p, const CkptTensor *t)
-{
-    Device *d = m->dev;
-    const size_t bytes = (size_t)p->N * (size_t)p->K * sizeof(float);
-    TRY(wrong_shape(t, p->N, p->K));
-    if (p->vec) return d->upload(d, p->vec, t->data, bytes);
-    if (p->slot >= 0) TRY(d->upload(d, m->trained[p->slot].master, t->data, bytes));
-    d->op.linear_pack(d, &p->packed, 0, p->N, t->data, DT_F32, p->K);
-    return OK;
-}
-
-static int place_adapter(Model *m, int i, const CkptTensor *t)
-{
-    Trainable *to = &m->trained[i];
-    TRY(wrong_shape(t, to->N, to->K));
-    TRY(m->dev->upload(m->dev, to->master, t->data, (size_t)to->N * (size_t)to->K * sizeof(float)));
-    trainable_pack(m, i);
-    return OK;
-}
-
-static int place(Model *m, const char *name, bool adapter, const CkptTensor *t)
-{
-    for (int i = 0; adapter && i < m->n_trained; i++)
-        if (streq(m->trained[i].name, name)) return place_adapter(m, i, t);
-    for (int i = 0; !adapter && i < m->n_param; i++)
-        if (streq(m->param[i].name, name)) return place_param(m, &m->param[i], t);
-    return fail(E_INPUT, t->name, NULL, "the checkpoint holds a tensor that its base model does not have");
-}
-
-static int load_tensor(void *ctx, const CkptTensor *found)
-{
-    Overlay *o = ctx;
-    const bool adapter = strncmp(found->name, "adapter/", 8) == 0;
-    if (!adapter && strncmp(found->name, "model/", 6) != 0) return OK; // moments and the description
     CkptTensor t = *found;
-    t.row0 = t.col0 = 0;
-    t.rows = t.shape[0];
-    t.cols = t.shape[1];
-    size_t n, bytes;
-    if (!mul_ok((size_t)t.rows, (size_t)t.cols, &n) || !mul_ok(n, sizeof(float), &bytes) || t.t != DT_F32)
-        return fail(E_INPUT, found->name, NULL, "not an f32 tensor");
-    float *value = xmalloc(bytes + 1);
-    t.data = value;
-    int status = checkpoint_load(o->s->from->self, o->s->from->dir, &t, 1);
-    if (status == OK) status = place(o->s->model, strchr(found->name, '/') + 1, adapter, &t);
-    o->placed++;
+    if (t.shape[0] != N || t.shape[1] != K)
+        return fail(E_INPUT, t.name, "has the base model been replaced?",
+                    "the checkpoint's shape is [%lld, %lld], the model's [%d, %d]", (long long)t.shape[0],
+                    (long long)t.shape[1], N, K);
+    if (t.t != DT_F32) return fail(E_INPUT, found->name, NULL, "not an f32 tensor");
+    t.row0 = slab.row0;
+    t.rows = slab.rows;
+    t.col0 = slab.col0;
+    t.cols = slab.cols;
+    t.data = *out = xmalloc((size_t)t.rows * (size_t)t.cols * sizeof(float) + 1);
+    return checkpoint_read(o->state, &t);
+}
+
+static int place_param(Overlay *o, Param *p, const CkptTensor *t)
+{
+    float *value = NULL;
+    int status = read_slab(o, t, p->full_N, p->full_K, (TpSlab){p->row0, p->N, p->col0, p->K}, &value);
+    if (status == OK) status = param_store(o->s->model, p, 0, p->N, value, DT_F32, p->K);
     free(value);
     return status;
+}
+
+static int place_adapter(Overlay *o, int i, const CkptTensor *t)
+{
+    const Trainable *to = &o->s->model->trained[i];
+    float *value = NULL;
+    int status = read_slab(o, t, to->full_N, to->full_K, (TpSlab){to->row0, to->N, to->col0, to->K}, &value);
+    if (status == OK) status = adapter_store(o->s->model, i, value, to->K);
+    free(value);
+    return status;
+}
+
+static int place(void *ctx, const CkptTensor *t)
+{
+    Overlay *o = ctx;
+    Model *m = o->s->model;
+    const bool adapter = strncmp(t->name, "adapter/", 8) == 0;
+    if (!adapter && strncmp(t->name, "model/", 6) != 0) return OK; // moments and the description
+    const char *name = strchr(t->name, '/') + 1;
+    o->placed++;
+    for (int i = 0; adapter && i < m->n_trained; i++)
+        if (streq(m->trained[i].name, name)) return place_adapter(o, i, t);
+    for (int i = 0; !adapter && i < m->n_param; i++)
+        if (streq(m->param[i].name, name)) return place_param(o, &m->param[i], t);
+    return fail(E_INPUT, t->name, NULL, "the checkpoint holds a tensor that its base model does not have");
 }
 
 int from_checkpoint_load(Session *s)
 {
     if (!s->from) return OK;
-    Overlay o = {s, 0};
-    TRY(checkpoint_list(s->from->dir, load_tensor, &o));
+    Overlay o = {.s = s};
+    TRY(checkpoint_open(&o.state, s->from->dir));
+    int status = checkpoint_list(s->from->dir, place, &o);
+    checkpoint_close(o.state);
+    TRY(status);
     return o.placed ? OK : fail(E_INPUT, s->from->dir, NULL, "the checkpoint holds no weights");
 }

@@ -46,8 +46,8 @@ static int engine_open(Engine *e, Session *s, const GenerateConfig *c, int slots
     const ModelConfig *m = &s->model->cfg;
     const int capacity = longest_prompt + c->max_new, T = MAX(longest_prompt, slots);
     *e = (Engine){.s = s, .c = c, .slots = slots};
-    size_t n = (size_t)slots,
-           cache = (size_t)m->L * n * (size_t)capacity * 2 * (size_t)(m->KV * m->D) * dtype_size(s->precision);
+    size_t n = (size_t)slots, cache = (size_t)m->L * n * (size_t)capacity * 2 * (size_t)(s->model->cut.KV * m->D) *
+                                      dtype_size(s->precision);
     if (capacity > s->model->positions)
         return fail(E_INPUT, "generate", "shorten the prompt or lower --max-new",
                     "%d prompt tokens and %d new ones, %d positions", longest_prompt, c->max_new, s->model->positions);
@@ -95,12 +95,41 @@ static int take_token(Engine *e, int slot, float *logits)
     return OK;
 }
 
+// Where parameters are exchanged (ZeRO 3) the data ranks run the decoder the same number of times: `own` when this rank has tokens;
+// *any: some rank has.
+static int meet(const Session *s, bool own, bool *any)
+{
+    int32_t flag = own;
+    if (s->model->zero == 3) TRY(comm_all_reduce(s->mesh.data, &flag, 1, DT_I32, REDUCE_MAX));
+    *any = flag;
+    return OK;
+}
+
+static int extend(Engine *e, const int *slot, const int *count, const int32_t *tokens, int n)
+{
+    bool any;
+    TRY(meet(e->s, true, &any));
+    return decoder_extend(e->act, e->cache, slot, count, tokens, n, e->logits);
+}
+
+// Until the other ranks are done too.
+static int keep_company(Engine *e)
+{
+    bool any;
+    TRY(meet(e->s, false, &any));
+    while (any) {
+        TRY(decoder_extend(e->act, e->cache, NULL, NULL, NULL, 0, NULL));
+        TRY(meet(e->s, false, &any));
+    }
+    return OK;
+}
+
 static int admit(Engine *e, Generation *g, int slot)
 {
     e->in[slot] = g;
     e->started[slot] = now_ms();
     g->out = xmalloc((size_t)e->c->max_new * sizeof *g->out + 1);
-    TRY(decoder_extend(e->act, e->cache, &slot, &g->n_prompt, g->prompt, 1, e->logits));
+    TRY(extend(e, &slot, &g->n_prompt, g->prompt, 1));
     return take_token(e, slot, e->logits);
 }
 
@@ -114,29 +143,36 @@ static int decode_step(Engine *e)
         e->tokens[n++] = e->next[i];
     }
     if (!n) return 0;
-    TRY(decoder_extend(e->act, e->cache, e->slot, e->count, e->tokens, n, e->logits));
+    TRY(extend(e, e->slot, e->count, e->tokens, n));
     for (int i = 0; i < n; i++) TRY(take_token(e, e->slot[i], e->logits + (size_t)i * (size_t)e->s->model->cfg.V));
     return n;
 }
 
+static int decode_all(Engine *e, Generation *g, int n)
+{
+    int next = 0, busy = 0;
+    do {
+        for (int i = 0; i < e->slots && next < n; i++)
+            while (!e->in[i] && next < n) TRY(admit(e, &g[next++], i)); // a first token may already end the text
+        TRY(busy = decode_step(e));
+    } while (busy || next < n);
+    return OK;
+}
+
 int generate_all(Session *s, Generation *g, int n, const GenerateConfig *c)
 {
-    int longest = 1, next = 0, busy = 0, status = OK;
+    int longest = 1, status = OK;
     for (int i = 0; i < n; i++) {
         if (!g[i].n_prompt)
             return fail(E_INPUT, "generate", NULL, "row %llu: the prompt is empty",
                         (unsigned long long)g[i].sequence + 1);
         longest = MAX(longest, g[i].n_prompt);
     }
-    if (!n || c->max_new < 1) return OK;
+    if ((!n && s->model->zero < 3) || c->max_new < 1) return OK;
     Engine e;
-    TRY_DONE(engine_open(&e, s, c, MIN(n, SLOTS), longest));
-    do {
-        for (int i = 0; i < e.slots && next < n; i++)
-            while (!e.in[i] && next < n) TRY_DONE(admit(&e, &g[next++], i)); // a first token may already end the text
-        TRY_DONE(busy = decode_step(&e));
-    } while (busy || next < n);
-    status = OK;
+    TRY_DONE(engine_open(&e, s, c, MAX(MIN(n, SLOTS), 1), longest));
+    TRY_DONE(decode_all(&e, g, n));
+    status = keep_company(&e);
 done:
     engine_close(&e);
     return status;

@@ -13,21 +13,18 @@ static size_t adapter_or_vector_masters(const Model *m, size_t *moments)
     size_t masters = 0;
     *moments = 0;
     for (int i = 0; i < m->n_trained; i++) {
-        size_t bytes = (size_t)m->trained[i].N * (size_t)m->trained[i].K * sizeof(float);
+        size_t bytes = (size_t)m->trained[i].part.rows * (size_t)m->trained[i].K * sizeof(float);
         if (m->trained[i].packed) masters += bytes;
         *moments += 2 * bytes;
     }
     return masters;
 }
 
-static size_t gradient_bytes(Trainer *t, const Model *m, Arena *counter)
+static size_t gradient_bytes(Trainer *t, Model *m, Arena *counter)
 {
-    size_t *sizes = xcalloc((size_t)m->n_trained + 1, sizeof *sizes), bytes = 0;
     GradSet *g = NULL;
-    for (int i = 0; i < m->n_trained; i++) sizes[i] = (size_t)m->trained[i].N * (size_t)m->trained[i].K;
-    if (grad_open(&g, t->s.dev, counter, sizes, m->n_trained, t->s.recipe.deterministic) == OK) bytes = grad_bytes(g);
+    size_t bytes = trainer_gradients(t, m, counter, &g) == OK ? grad_bytes(g) : 0;
     grad_close(g);
-    free(sizes);
     return bytes;
 }
 
@@ -54,7 +51,7 @@ int footprint_measure(Trainer *t, Footprint *out)
         out->data = LOADER_SLOTS * batch_bytes(&out->bounds) * (size_t)MAX(out->bounds.micros, 1);
         const Recipe *r = &t->s.recipe;
         bool snapshots = r->checkpoint.async && r->checkpoint.every > 0 && r->checkpoint.every < t->total_steps;
-        if (snapshots) out->snapshot = state_snapshot_bytes(m, t->s.mesh.data_size);
+        if (snapshots) out->snapshot = state_snapshot_bytes(m);
         out->total = out->program + out->weights + out->masters + out->moments + out->gradients + out->activations +
                      out->data + out->snapshot;
         if (t->s.mesh.data_size > 1 && !comm_launched_by_mpi()) out->total += MPI_BYTES;

@@ -62,7 +62,9 @@ int session_open(Session *s, Comm *world, const Recipe *r)
                           .freeze_train = r->freeze.train.item,
                           .n_freeze_train = r->freeze.train.n,
                           .adapter_dir = *r->adapter ? r->adapter : NULL,
-                          .seed = (uint64_t)r->seed};
+                          .seed = (uint64_t)r->seed,
+                          .mesh = &s->mesh,
+                          .zero = (int)r->parallel.zero};
     if (checkpoint_is(r->model)) TRY(from_checkpoint_open(s, r->model, r->method));
     TRY(session_tokenizer(s, s->recipe.model));
     if (s->spec.lora) { // the adapter that the checkpoint continues
@@ -92,7 +94,7 @@ int session_open_model(Session *s, Comm *world, const ModelArgs *a)
     s->precision = streq(p, "f32") ? DT_F32 : DT_BF16;
     s->recipe.model = a->model;
     s->recipe.data.template = "auto";
-    s->spec = (TrainSpec){.method = a->adapter ? "lora" : "none", .adapter_dir = a->adapter};
+    s->spec = (TrainSpec){.method = a->adapter ? "lora" : "none", .adapter_dir = a->adapter, .mesh = &s->mesh};
     if (checkpoint_is(a->model)) TRY(from_checkpoint_open(s, a->model, "none"));
     TRY(session_tokenizer(s, s->recipe.model));
     if (!a->adapter) return OK;

@@ -1,7 +1,7 @@
 // state.c: a run's state as a checkpoint, and back. Tensors: the f32 master of each trained tensor and its two moments, under
 // "model/NAME" or "adapter/NAME" and "optim/NAME/{m,v}". Everything else is a function of (recipe, step): the schedule, the data
 // cursor, and every random number, so the step is all that has to be remembered of them.
-// Each data-parallel rank writes its share of the rows, and reads all of them.
+// Each rank writes its share and reads what it has.
 #include "trainer.h"
 #include <jansson.h>
 #include <math.h>
@@ -17,29 +17,40 @@ typedef struct Names {
     int n;
 } Names;
 
-static void add_tensor(Names *s, const char *name, const Trainable *t, float *data, int part, int parts)
+// rows: of this rank's slab, among those it has
+static void add_tensor(Names *s, const char *name, const Trainable *t, float *data, Rows rows)
 {
-    int64_t row0 = (int64_t)t->N * part / parts, row1 = (int64_t)t->N * (part + 1) / parts;
     snprintf(s->text[s->n], sizeof s->text[0], "%s", name);
     s->t[s->n] = (CkptTensor){.name = s->text[s->n],
                               .t = DT_F32,
-                              .shape = {t->N, t->K},
-                              .row0 = row0,
-                              .rows = row1 - row0,
+                              .shape = {t->full_N, t->full_K},
+                              .row0 = t->row0 + rows.row0,
+                              .rows = rows.rows,
+                              .col0 = t->col0,
                               .cols = t->K,
-                              .data = row1 > row0 ? data + row0 * t->K : NULL};
+                              .data = rows.rows ? data + (size_t)(rows.row0 - t->part.row0) * (size_t)t->K : NULL};
     s->n++;
 }
 
-static Names state_tensors(const Model *m, int part, int parts)
+// What this rank writes: its rows under ZeRO; else a share of the rows that all data ranks have. Of tensor ranks that hold the same
+// slab one writes.
+static Rows rows_to_write(const Model *m, const Trainable *t)
+{
+    const Mesh *mesh = m->mesh;
+    if (!t->owner) return (Rows){t->part.row0, 0};
+    return m->zero ? t->part : part_rows(t->N, mesh->data_rank, mesh->data_size);
+}
+
+static Names state_tensors(const Model *m, bool write)
 {
     Names s = {.text = xcalloc(3 * (size_t)m->n_trained + 1, sizeof s.text[0]),
                .t = xcalloc(3 * (size_t)m->n_trained + 1, sizeof *s.t)};
     for (int i = 0; i < m->n_trained; i++) {
         const Trainable *t = &m->trained[i];
-        add_tensor(&s, tmpf("%s/%s", t->adapter ? "adapter" : "model", t->name), t, t->master, part, parts);
-        add_tensor(&s, tmpf("optim/%s/m", t->name), t, t->m, part, parts);
-        add_tensor(&s, tmpf("optim/%s/v", t->name), t, t->v, part, parts);
+        const Rows rows = write ? rows_to_write(m, t) : t->part;
+        add_tensor(&s, tmpf("%s/%s", t->adapter ? "adapter" : "model", t->name), t, t->master, rows);
+        add_tensor(&s, tmpf("optim/%s/m", t->name), t, t->m, rows);
+        add_tensor(&s, tmpf("optim/%s/v", t->name), t, t->v, rows);
     }
     return s;
 }
@@ -94,7 +105,7 @@ int state_save(Trainer *t)
 {
     const Mesh *mesh = &t->s.mesh;
     TRY(forgive(t, state_wait(t)));
-    Names s = state_tensors(t->s.model, mesh->data_rank, mesh->data_size);
+    Names s = state_tensors(t->s.model, true);
     CkptMeta meta = {.step = t->step, .json = state_json(t)};
     int status = checkpoint_save(mesh->world, t->s.recipe.output, &meta, s.t, s.n, (int)t->s.recipe.checkpoint.keep);
     if (status == OK) t->failed_saves = 0;
@@ -149,9 +160,12 @@ static void take_snapshot(Saver *w)
     }
 }
 
-size_t state_snapshot_bytes(const Model *m, int parts)
+size_t state_snapshot_bytes(const Model *m)
 {
-    return (size_t)model_trained_params(m) * 3 * sizeof(float) / (size_t)parts;
+    size_t bytes = 0;
+    for (int i = 0; i < m->n_trained; i++)
+        bytes += (size_t)rows_to_write(m, &m->trained[i]).rows * (size_t)m->trained[i].K * 3 * sizeof(float);
+    return bytes;
 }
 
 static int save_async(Trainer *t)
@@ -164,7 +178,7 @@ static int save_async(Trainer *t)
         TRY(comm_split(&t->saver->comm, mesh->world, 0, comm_rank(mesh->world)));
     }
     Saver *w = t->saver;
-    w->names = state_tensors(t->s.model, mesh->data_rank, mesh->data_size);
+    w->names = state_tensors(t->s.model, true);
     w->meta = (CkptMeta){.step = t->step, .json = state_json(t)};
     take_snapshot(w);
     w->busy = true;
@@ -245,10 +259,10 @@ int state_resume(Trainer *t, bool *found)
     if (step < 0) return OK;
     TRY_DONE(checkpoint_load_meta(world, dir, &meta));
     TRY_DONE(check_meta(t, &meta, dir));
-    s = state_tensors(t->s.model, 0, 1);
+    s = state_tensors(t->s.model, false);
     TRY_DONE(checkpoint_expect(world, dir, s.t, s.n));
     TRY_DONE(checkpoint_load(world, dir, s.t, s.n));
-    for (int i = 0; i < t->s.model->n_trained; i++) trainable_pack(t->s.model, i);
+    TRY_DONE(params_refresh(t->s.model));
     t->step = meta.step;
     *found = true;
 done:

@@ -78,11 +78,33 @@ static int not_finite(const Trainer *t, const char *what, const Batch *b)
                 "step %lld: the %s is not finite", (long long)t->step + 1, what);
 }
 
-// Forward, head, objective, backward of one micro-batch; its loss is added to *loss.
-static int micro_step(Trainer *t, const ObjectiveStep *os, const Batch *b, int64_t *loss)
+// What the data or the numbers of one rank did. The step goes on to its end all the same, because the other ranks wait for this one in
+// the exchanges; then all are told.
+static void note_fault(StepFault *f, int status)
 {
-    if (!b->M) return OK; // ready ids of single-token rows only
+    if (status < 0 && f->status == OK) {
+        f->status = status;
+        f->error = *error_last();
+    }
+    error_clear();
+}
+
+static void add_loss(Trainer *t, const ObjectiveStep *os, const Batch *b, int64_t *loss, StepFault *fault)
+{
+    double sum = t->objective->loss(os, b, t->logp);
+    if (!isfinite(sum) || fabs(sum) > 0x1p26)
+        note_fault(fault, not_finite(t, "loss", b));
+    else
+        *loss += llrint(ldexp(sum, LOSS_FIX_BITS));
+}
+
+// Forward, head, objective, backward of one micro-batch; its loss is added to *loss. b NULL, or without trained tokens (ready ids of
+// single-token rows): only what the other ranks need from this one.
+static int micro_step(Trainer *t, const ObjectiveStep *os, const Batch *b, int64_t *loss, StepFault *fault)
+{
+    if (b && !b->M) b = NULL;
     TRY(decoder_forward(t->act, b, true));
+    if (!b) return decoder_backward(t->act, t->grads);
     if (t->objective->weights_known) {
         t->objective->weigh(os, b, NULL, t->weight);
         if (fault_here("step", t->step + 1, comm_rank(t->s.mesh.world))) t->weight[0] = NAN;
@@ -92,32 +114,44 @@ static int micro_step(Trainer *t, const ObjectiveStep *os, const Batch *b, int64
         t->objective->weigh(os, b, t->logp, t->weight);
         TRY(decoder_head_backward(t->act, t->weight, t->grads));
     }
-    double sum = t->objective->loss(os, b, t->logp);
-    if (!isfinite(sum) || fabs(sum) > 0x1p26) return not_finite(t, "loss", b);
-    *loss += llrint(ldexp(sum, LOSS_FIX_BITS));
+    add_loss(t, os, b, loss, fault);
     TRY(decoder_backward(t->act, t->grads));
-    return grad_overflowed(t->grads) ? not_finite(t, "gradient", b) : OK;
+    if (grad_overflowed(t->grads)) note_fault(fault, not_finite(t, "gradient", b));
+    return OK;
+}
+
+// All micro-batches of the step, forward and backward. A failure of an exchange is returned at once; what is in *fault is agreed on later.
+static int micro_steps(Trainer *t, const ObjectiveStep *os, const StepBatches *sb, int64_t *loss, StepFault *fault)
+{
+    const int rounds = grad_rounds(t->grads, sb->n, sb->n_most);
+    grad_zero(t->grads, rounds);
+    for (int i = 0; i < rounds; i++) {
+        grad_round(t->grads, i == rounds - 1);
+        TRY(micro_step(t, os, i < sb->n ? &sb->batch[i] : NULL, loss, fault));
+    }
+    return OK;
 }
 
 static int train_step(Trainer *t, StepResult *r)
 {
     const StepBatches *sb;
     int64_t loss = 0;
+    StepFault fault = {0};
     double start = now_ms();
-    int status = loader_next(t->loader, &sb);
-    grad_zero(t->grads);
-    const ObjectiveStep os = {.trained_tokens = status == OK ? sb->trained_tokens : 1};
-    for (int i = 0; status == OK && i < sb->n; i++) status = micro_step(t, &os, &sb->batch[i], &loss);
-    TRY(comm_agree(t->s.mesh.world, status));
+    TRY(comm_agree(t->s.mesh.world, loader_next(t->loader, &sb)));
+    const ObjectiveStep os = {.trained_tokens = sb->trained_tokens};
+    TRY(micro_steps(t, &os, sb, &loss, &fault));
+    if (fault.status < 0) error_adopt(&fault.error);
+    TRY(comm_agree(t->s.mesh.world, fault.status));
     TRY(comm_all_reduce(t->s.mesh.data, &loss, 1, DT_I64, REDUCE_SUM));
-    TRY(grad_reduce(t->grads, t->s.mesh.data));
-    r->grad_norm = grad_norm(t->grads);
+    TRY(grad_finish(t->grads));
+    TRY(grad_norm(t->grads, &r->grad_norm));
     if (!isfinite(r->grad_norm))
         return fail(E_FAILED, NULL, "a lower train.lr may help", "step %lld: the gradient norm is not finite",
                     (long long)t->step + 1);
     r->loss = ldexp((double)loss, -LOSS_FIX_BITS) / (double)os.trained_tokens;
     r->lr = schedule_lr(&t->schedule, t->step);
-    optimizer_step(t->s.model, t->grads, &t->adamw, r->lr, r->grad_norm, t->step + 1);
+    TRY(optimizer_step(t->s.model, t->grads, &t->adamw, r->lr, r->grad_norm, t->step + 1));
     t->step++;
     r->tokens = sb->tokens;
     r->trained_tokens = sb->trained_tokens;
@@ -163,7 +197,9 @@ static int write_results(Trainer *t)
     if (comm_rank(s->mesh.world) == 0) {
         const bool lora = streq(s->recipe.method, "lora");
         char *dir = xasprintf("%s/%s", rundir_path(t->dir), lora ? "adapter" : "model");
-        status = lora ? export_adapter(s, dir) : export_model(s, dir, s->precision, false);
+        char *state = checkpoint_path(rundir_path(t->dir), t->step);
+        status = lora ? export_adapter(s, state, dir) : export_model(s, state, dir, s->precision, false);
+        free(state);
         free(dir);
     }
     return comm_agree(s->mesh.world, status);

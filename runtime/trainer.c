@@ -40,14 +40,18 @@ LoaderBounds trainer_bounds(const Trainer *t)
     return (LoaderBounds){MAX(b.T, v.T), MAX(b.S, v.S), MAX(b.M, v.M), MAX(b.micros, v.micros)};
 }
 
-static int open_gradients(Trainer *t)
+int trainer_gradients(const Trainer *t, Model *m, Arena *run, GradSet **out)
 {
-    const Model *m = t->s.model;
-    size_t *sizes = xcalloc((size_t)m->n_trained + 1, sizeof *sizes);
-    for (int i = 0; i < m->n_trained; i++) sizes[i] = (size_t)m->trained[i].N * (size_t)m->trained[i].K;
-    int status = grad_open(&t->grads, t->s.dev, t->s.run, sizes, m->n_trained, t->s.recipe.deterministic);
-    free(sizes);
-    return status;
+    const bool shared_heads = m->mesh && m->mesh->tensor_size > m->cfg.KV;
+    const GradConfig c = {.device = m->dev,
+                          .mesh = m->mesh,
+                          .t = m->shard,
+                          .n = m->n_trained,
+                          .units = m->n_units,
+                          .zero = m->zero,
+                          .order_free = t->s.recipe.deterministic,
+                          .kv_color = shared_heads ? m->cut.kv0 : -1};
+    return grad_open(out, run, &c);
 }
 
 int trainer_open_memory(Trainer *t)
@@ -56,7 +60,7 @@ int trainer_open_memory(Trainer *t)
     Footprint f;
     TRY(footprint_measure(t, &f));
     TRY(session_model(s, f.positions, true, f.gradients));
-    TRY(open_gradients(t));
+    TRY(trainer_gradients(t, s->model, s->run, &t->grads));
     TRY(arena_open(&s->step, "step", f.activations, false));
     TRY(activations_open(&t->act, s->model, s->step, f.bounds.T, f.bounds.S, f.bounds.M, true,
                          s->recipe.train.recompute));

@@ -28,6 +28,12 @@ typedef struct Trainer {
     float *logp, *weight;      // (largest M) host
 } Trainer;
 
+// The first thing that went wrong with this rank's data or numbers in a step, and its record.
+typedef struct StepFault {
+    int status;
+    ErrorRecord error;
+} StepFault;
+
 typedef struct StepResult {
     double loss, grad_norm, lr, step_ms;
     int64_t tokens, trained_tokens;
@@ -45,6 +51,7 @@ LoaderBounds trainer_bounds(const Trainer *t); // of training and validation tog
 
 int trainer_open_data(Trainer *t, Comm *world, const Recipe *r); // recipe, device, data, schedule
 int trainer_open_memory(Trainer *t);                             // model, gradients, activations
+int trainer_gradients(const Trainer *t, Model *m, Arena *run, GradSet **out);
 
 // ---- evaluate.c ----
 // {"name": value, ...} members for metrics.jsonl
@@ -56,5 +63,5 @@ int state_save_due(
     Trainer *t);            // as the recipe says, beside the next steps; fails only when several have failed in a row
 int state_wait(Trainer *t); // for the save under way
 void saver_close(Trainer *t);
-size_t state_snapshot_bytes(const Model *m, int parts);
+size_t state_snapshot_bytes(const Model *m); // of this rank
 int state_resume(Trainer *t, bool *found);

@@ -54,12 +54,23 @@ void sum_squares_ref(Device *d, double *out, const float *x, size_t n)
     }
 }
 
-void fix_add_ref(Device *d, int64_t *acc, const float *g, size_t n, int *overflow)
+void fix_add_ref(Device *d, int64_t *acc, const float *g, size_t n, int64_t limit, int *overflow)
 {
     (void)d;
     for (size_t i = 0; i < n; i++)
-        if (!(fabs((double)g[i]) < FIX_LIMIT) || __builtin_add_overflow(acc[i], llrint(g[i] * FIX_SCALE), &acc[i]))
+        if (!(fabs((double)g[i]) < FIX_LIMIT) || __builtin_add_overflow(acc[i], llrint(g[i] * FIX_SCALE), &acc[i]) ||
+            acc[i] > limit || acc[i] < -limit)
             *overflow = 1;
+}
+
+void acc_add_ref(Device *d, void *acc, const void *x, DType t, size_t n)
+{
+    (void)d;
+    ASSERT(t == DT_I64 || t == DT_F32);
+    if (t == DT_I64)
+        for (size_t i = 0; i < n; i++) ((int64_t *)acc)[i] += ((const int64_t *)x)[i];
+    else
+        for (size_t i = 0; i < n; i++) ((float *)acc)[i] += ((const float *)x)[i];
 }
 
 void fix_read_ref(Device *d, float *g, const int64_t *acc, size_t n)
@@ -126,16 +137,24 @@ void sum_squares(Device *d, double *out, const float *x, size_t n)
     *out = sum;
 }
 
-void fix_add(Device *d, int64_t *acc, const float *g, size_t n, int *overflow)
+void fix_add(Device *d, int64_t *acc, const float *g, size_t n, int64_t limit, int *overflow)
 {
     int bad = 0;
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)n)) reduction(| : bad)
     for (size_t i = 0; i < n; i += RUN) {
         int run_bad = 0;
-        fix_add_ref(d, acc + i, g + i, MIN(RUN, n - i), &run_bad);
+        fix_add_ref(d, acc + i, g + i, MIN(RUN, n - i), limit, &run_bad);
         bad |= run_bad;
     }
     if (bad) *overflow = 1;
+}
+
+void acc_add(Device *d, void *acc, const void *x, DType t, size_t n)
+{
+    const size_t size = dtype_size(t);
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)n))
+    for (size_t i = 0; i < n; i += RUN)
+        acc_add_ref(d, (char *)acc + i * size, (const char *)x + i * size, t, MIN(RUN, n - i));
 }
 
 void fix_read(Device *d, float *g, const int64_t *acc, size_t n)

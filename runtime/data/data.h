@@ -112,6 +112,7 @@ typedef struct StepBatches {
     Batch *batch;     // this data-parallel rank's micro-batches, in micro-batch order
     int *micro_index; // (n) index of the micro-batch within the step, the same whatever the number of ranks
     int n;
+    int n_most;                           // the most that any data-parallel rank has
     int n_micro;                          // of the whole step over all ranks
     int64_t step, tokens, trained_tokens; // of the whole step over all ranks
 } StepBatches;

@@ -101,6 +101,13 @@ static void plan_step(StepPlan *p, const LoaderConfig *c, int64_t step)
     pack_deal(&p->pack, c->data_size, p->owner);
 }
 
+static int count_owned(const StepPlan *p, int rank)
+{
+    int n = 0;
+    for (int m = 0; m < p->pack.n_micro; m++) n += p->owner[m] == rank;
+    return n;
+}
+
 static void plan_free(StepPlan *p)
 {
     free(p->row);
@@ -155,7 +162,8 @@ static void fill_step(StepBatches *out, Arena *a, const LoaderConfig *c, StepPla
     plan_step(p, c, step);
     arena_reset(a, 0);
     *out = (StepBatches){.step = step, .n_micro = p->pack.n_micro};
-    for (int m = 0; m < p->pack.n_micro; m++) out->n += p->owner[m] == c->data_rank;
+    out->n = count_owned(p, c->data_rank);
+    for (int r = 0; r < c->data_size; r++) out->n_most = MAX(out->n_most, count_owned(p, r));
     out->batch = arena_alloc(a, (size_t)out->n * sizeof *out->batch);
     out->micro_index = arena_alloc(a, (size_t)out->n * sizeof *out->micro_index);
     for (int m = 0, k = 0; m < p->pack.n_micro; m++) {

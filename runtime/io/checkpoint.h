@@ -19,6 +19,7 @@ typedef struct CkptMeta {
         *json; // everything that is not a tensor: recipe text, data cursor, seeds, schedule position, versions, digests
 } CkptMeta;
 
+char *checkpoint_path(const char *output, int64_t step); // OUTPUT/checkpoints/step-00000100, malloc'ed
 // Collective. The ranks' parts of a tensor must make it up without gaps or overlaps (E_FAILED otherwise); all ranks list the same
 // tensors in the same order. Ends published on all ranks or on none, with the same status on all. Keeps the newest `keep` (0: all) that verify.
 int checkpoint_save(Comm *c, const char *output, const CkptMeta *meta, const CkptTensor *t, int n, int keep);

@@ -60,6 +60,11 @@ char *ckpt_step_path(const char *parent, const char *prefix, int64_t step)
     return xasprintf("%s/%sstep-%08" PRId64, parent, prefix, step);
 }
 
+char *checkpoint_path(const char *output, int64_t step)
+{
+    return xasprintf("%s/checkpoints/step-%08" PRId64, output, step);
+}
+
 // What saves that were cut off have left. The run's lock keeps others out, so nobody is writing there now.
 void ckpt_sweep(const char *parent)
 {

@@ -24,15 +24,16 @@ static int adapter_rank(const Model *m, int l, ParamId id)
 static void carve_layer(Activations *a, Arena *step, LayerActs *k, int l)
 {
     const ModelConfig *c = &a->m->cfg;
-    const int T = a->T_max, Q = c->NH * c->D, KVW = c->KV * c->D;
+    const TpCut *cut = &a->m->cut;
+    const int T = a->T_max, Q = cut->NH * c->D, KVW = cut->KV * c->D;
     k->rstd1 = arena_alloc(step, (size_t)T * sizeof(float));
     k->q = arena_alloc(step, act_bytes(a, T, Q));
     k->kv = arena_alloc(step, act_bytes(a, T, 2 * KVW));
     k->o = arena_alloc(step, act_bytes(a, T, Q));
-    k->lse = a->train ? arena_alloc(step, (size_t)T * (size_t)c->NH * sizeof(float)) : NULL;
+    k->lse = a->train ? arena_alloc(step, (size_t)T * (size_t)cut->NH * sizeof(float)) : NULL;
     k->x_mid = arena_alloc(step, act_bytes(a, T, c->C));
     k->rstd2 = arena_alloc(step, (size_t)T * sizeof(float));
-    k->gu = arena_alloc(step, act_bytes(a, T, 2 * c->F));
+    k->gu = arena_alloc(step, act_bytes(a, T, 2 * cut->F));
     for (int id = 0; id < P_COUNT; id++)
         k->s[id] = arena_alloc(step, act_bytes(a, T, adapter_rank(a->m, l, (ParamId)id)));
 }
@@ -58,6 +59,7 @@ static void carve_backward(Activations *a, Arena *step)
 {
     const Model *m = a->m;
     const ModelConfig *c = &m->cfg;
+    const TpCut *cut = &m->cut;
     const int T = a->T_max;
     int R = 0, dropped = 0;
     size_t largest = 0;
@@ -74,13 +76,13 @@ static void carve_backward(Activations *a, Arena *step)
     a->ds = arena_alloc(step, act_bytes(a, T, R));
     a->dx = arena_alloc(step, act_bytes(a, T, c->C));
     a->dh = arena_alloc(step, act_bytes(a, T, c->C));
-    a->da = arena_alloc(step, act_bytes(a, T, c->F));
-    a->dq = arena_alloc(step, act_bytes(a, T, c->NH * c->D));
-    a->dkv = arena_alloc(step, act_bytes(a, T, 2 * c->KV * c->D));
-    a->dout = arena_alloc(step, act_bytes(a, T, c->NH * c->D));
+    a->da = arena_alloc(step, act_bytes(a, T, cut->F));
+    a->dq = arena_alloc(step, act_bytes(a, T, cut->NH * c->D));
+    a->dkv = arena_alloc(step, act_bytes(a, T, 2 * cut->KV * c->D));
+    a->dout = arena_alloc(step, act_bytes(a, T, cut->NH * c->D));
     a->dhead = arena_alloc(step, act_bytes(a, a->M_max, c->C));
     a->dw = arena_alloc(step, largest * sizeof(float));
-    if (m->top[P_EMBED]->slot >= 0) a->dembed = arena_alloc(step, (size_t)c->V * (size_t)c->C * sizeof(float));
+    if (m->top[P_EMBED]->slot >= 0) a->dembed = arena_alloc(step, (size_t)cut->V * (size_t)c->C * sizeof(float));
 }
 
 int activations_open(Activations **out, Model *m, Arena *step, int T, int S, int M, bool train, bool recompute)
@@ -91,7 +93,7 @@ int activations_open(Activations **out, Model *m, Arena *step, int T, int S, int
     a->layer = xcalloc((size_t)c->L, sizeof *a->layer);
     carve_layers(a, step);
     a->h = arena_alloc(step, act_bytes(a, T, c->C));
-    a->a = arena_alloc(step, act_bytes(a, T, c->F));
+    a->a = arena_alloc(step, act_bytes(a, T, m->cut.F));
     a->hg = arena_alloc(step, act_bytes(a, M, c->C));
     a->hn = arena_alloc(step, act_bytes(a, M, c->C));
     a->rstd_f = arena_alloc(step, (size_t)M * sizeof(float));
@@ -104,6 +106,10 @@ int activations_open(Activations **out, Model *m, Arena *step, int T, int S, int
     a->row_key = arena_alloc(step, (size_t)T * sizeof(uint64_t));
     a->head_row = arena_alloc(step, (size_t)M * sizeof(int32_t));
     a->target = arena_alloc(step, (size_t)M * sizeof(int32_t));
+    if (m->mesh && m->mesh->tensor_size > 1)
+        a->shares = xcalloc((size_t)M * 3 * ((size_t)m->mesh->tensor_size + 1), sizeof(float));
+    a->local_token = xcalloc((size_t)T + 1, sizeof *a->local_token);
+    a->local_target = xcalloc((size_t)M + 1, sizeof *a->local_target);
     if (train) carve_backward(a, step);
     *out = a;
     return OK;
@@ -123,6 +129,9 @@ size_t activations_bytes(const Model *m, int T, int M, bool train, bool recomput
 void activations_close(Activations *a)
 {
     if (!a) return;
+    free(a->shares);
+    free(a->local_token);
+    free(a->local_target);
     free(a->layer);
     free(a);
 }

@@ -20,9 +20,9 @@ int kvcache_open(KvCache **out, Model *m, Arena *run, int slots, int capacity)
     const ModelConfig *c = &m->cfg;
     KvCache *k = xcalloc(1, sizeof *k);
     *k = (KvCache){.m = m, .slots = slots, .capacity = capacity};
-    k->rows = arena_alloc(run, (size_t)c->L * (size_t)slots * (size_t)capacity * 2 * (size_t)(c->KV * c->D) *
+    k->rows = arena_alloc(run, (size_t)c->L * (size_t)slots * (size_t)capacity * 2 * (size_t)(m->cut.KV * c->D) *
                                    dtype_size(m->t));
-    k->logits = arena_alloc(run, (size_t)slots * (size_t)c->V * sizeof(float));
+    k->logits = arena_alloc(run, (size_t)slots * (size_t)m->cut.V * sizeof(float));
     k->length = xcalloc((size_t)slots, sizeof *k->length);
     int32_t **lists[] = {&k->q_start, &k->q_len, &k->k_start, &k->k_len, &k->last};
     for (size_t i = 0; i < COUNT_OF(lists); i++) *lists[i] = xcalloc((size_t)slots, sizeof(int32_t));
@@ -56,7 +56,7 @@ static char *layer_rows(const KvCache *k, int l)
 {
     const ModelConfig *c = &k->m->cfg;
     return (char *)k->rows +
-           (size_t)l * (size_t)k->slots * (size_t)k->capacity * 2 * (size_t)(c->KV * c->D) * dtype_size(k->m->t);
+           (size_t)l * (size_t)k->slots * (size_t)k->capacity * 2 * (size_t)(k->m->cut.KV * c->D) * dtype_size(k->m->t);
 }
 
 // Positions, starts and lengths of the sequences of this extension.
@@ -89,7 +89,7 @@ static void append_rows(Activations *a, const KvCache *k, int l, const void *kv,
 {
     const ModelConfig *c = &k->m->cfg;
     Device *d = k->m->dev;
-    const size_t width = 2 * (size_t)(c->KV * c->D), size = dtype_size(a->m->t);
+    const size_t width = 2 * (size_t)(k->m->cut.KV * c->D), size = dtype_size(a->m->t);
     for (int i = 0; i < n; i++) {
         size_t to = (size_t)(k->k_start[i] + k->k_len[i] - k->q_len[i]) * width, from = (size_t)k->q_start[i] * width;
         d->op.convert(d, layer_rows(k, l) + to * size, a->m->t, (const char *)kv + from * size, a->m->t,
@@ -97,52 +97,51 @@ static void append_rows(Activations *a, const KvCache *k, int l, const void *kv,
     }
 }
 
-static void cached_layer(Activations *a, const KvCache *k, int l, int n)
+static int cached_layer(Activations *a, const KvCache *k, int l, int n)
 {
-    const ModelConfig *c = &a->m->cfg;
-    Device *d = a->m->dev;
+    const Model *m = a->m;
+    const ModelConfig *c = &m->cfg;
+    Device *d = m->dev;
     LayerActs *y = &a->layer[l];
-    const int64_t Q = (int64_t)c->NH * c->D, KVW = (int64_t)c->KV * c->D;
+    const int64_t Q = (int64_t)m->cut.NH * c->D, KVW = (int64_t)m->cut.KV * c->D;
     char *rows = layer_rows(k, l);
     layer_qkv(a, l, y);
     append_rows(a, k, l, y->kv, n);
     d->op.attn_fwd(d, a->m->t, y->o, Q, NULL, y->q, Q, rows, rows + (size_t)KVW * dtype_size(a->m->t), 2 * KVW,
                    &a->shape);
-    layer_mlp(a, l, y, l + 1 < c->L ? a->layer[l + 1].x : a->x_out);
+    return layer_mlp(a, l, y, l + 1 < c->L ? a->layer[l + 1].x : a->x_out);
+}
+
+static int upload_extension(Activations *a, KvCache *k, int T, int n)
+{
+    Device *d = a->m->dev;
+    ASSERT(T <= a->T_max && n <= a->M_max && n <= k->slots);
+    a->T = T;
+    a->M = n;
+    a->dropping = false;
+    a->shape = attention_shape(a->m, n, k->q_start, k->q_len, k->k_start, k->k_len);
+    TRY(d->upload(d, a->pos, k->pos, (size_t)T * sizeof *k->pos));
+    return d->upload(d, a->head_row, k->last, (size_t)n * sizeof *k->last);
 }
 
 int decoder_extend(Activations *a, KvCache *k, const int *slot, const int *count, const int32_t *tokens, int n,
                    float *logits)
 {
     Model *m = a->m;
-    const ModelConfig *c = &m->cfg;
-    Device *d = m->dev;
-    int T = describe(k, slot, count, n);
-    if (T < 0) return T;
-    ASSERT(T <= a->T_max && n <= a->M_max && n <= k->slots);
-    a->T = T;
-    a->M = n;
-    a->dropping = false;
-    a->shape = (AttnShape){.S = n,
-                           .q_start = k->q_start,
-                           .q_len = k->q_len,
-                           .k_start = k->k_start,
-                           .k_len = k->k_len,
-                           .NH = c->NH,
-                           .KV = c->KV,
-                           .D = c->D,
-                           .scale = c->attn_scale,
-                           .softcap = c->attn_softcap,
-                           .window = c->window};
-    TRY(d->upload(d, a->tokens, tokens, (size_t)T * sizeof *tokens));
-    TRY(d->upload(d, a->pos, k->pos, (size_t)T * sizeof *k->pos));
-    TRY(d->upload(d, a->head_row, k->last, (size_t)n * sizeof *k->last));
-    d->op.embed_fwd(d, m->t, a->layer[0].x, &m->top[P_EMBED]->packed, a->tokens, c->embed_scale, T);
-    for (int l = 0; l < c->L; l++) cached_layer(a, k, l, n);
-    d->op.gather_rows(d, m->t, a->hg, a->x_out, a->head_row, c->C, n);
-    d->op.rmsnorm_fwd(d, m->t, a->hn, a->rstd_f, a->hg, m->top[P_FINAL_NORM]->vec, c->norm_offset, c->norm_eps, c->C,
-                      n);
-    d->op.head_logits(d, m->t, k->logits, a->hn, &model_head(m)->packed, c->final_softcap, n);
+    const int L = m->cfg.L;
+    if (n) {
+        int T = describe(k, slot, count, n);
+        if (T < 0) return T;
+        TRY(upload_extension(a, k, T, n));
+        TRY(embed_tokens(a, tokens));
+    }
+    for (int l = 0; l < L; l++) {
+        TRY(zero_need(m, l));
+        TRY(zero_ask(m, (l + 1) % L)); // the next token begins at layer 0
+        if (n) TRY(cached_layer(a, k, l, n));
+    }
+    if (!n) return OK;
+    head_rows(a);
     for (int i = 0; i < n; i++) k->length[slot[i]] += count[i];
-    return d->download(d, logits, k->logits, (size_t)n * (size_t)c->V * sizeof(float));
+    return decoder_logits(a, k->logits, logits);
 }

@@ -42,8 +42,12 @@ struct Activations {
     float *dembed;         // (V,C) when the embedding is trained and its gradient cannot go to the GradSet directly
     float *dembed_at;      // where this micro-batch's embedding gradient is being summed
 
+    float *shares;                       // host: what tensor ranks exchange about the head's rows, (1 + ranks) x 3 x M
+    int32_t *local_token, *local_target; // host (T), (M): ids counted from this rank's first row of the vocabulary
+
     // the micro-batch
     int T, S, M;
+    bool idle; // there is none
     bool dropping;
     int32_t *tokens, *pos, *head_row, *target; // device
     uint64_t *row_key;
@@ -61,17 +65,31 @@ typedef struct LinearIn {
     void *s; // (T,R) the adapter's inner activation; NULL without adapter
 } LinearIn;
 void linear_forward(Activations *a, const LinearIn *in, void *y, int64_t ldy, const void *residual);
+// The same for a weight cut by columns (o, down): the ranks' shares of y (T,C) are summed; bias and residual count once.
+int linear_forward_cut(Activations *a, const LinearIn *in, void *y, const void *residual);
+// x (rows,C), of which each tensor rank has a share -> the sum, on each
+int tensor_sum(Activations *a, void *x, int rows);
 // dx NULL: nothing below needs it
-void linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, const void *dy,
-                     int64_t lddy, GradSet *g);
+int linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, const void *dy,
+                    int64_t lddy, GradSet *g);
 // Where a tensor's gradient is to be written: into the GradSet itself (then it adds up), or into a->dw, to be handed over with
 // grad_done.
 float *grad_begin(Activations *a, GradSet *g, int slot, bool *accumulate);
-void grad_done(Activations *a, GradSet *g, int slot);
+int grad_done(Activations *a, GradSet *g, int slot);
 bool linear_trained(const Param *p, const Param *bias);
 
 size_t act_bytes(const Activations *a, int64_t rows, int64_t cols); // in the compute type
-// ---- decoder.c: a layer in three pieces, so that decode.c can put its cache between them
+// ---- decoder.c: the embedding, and a layer in three pieces, so that decode.c can put its cache between them
+int embed_tokens(Activations *a, const int32_t *tokens); // host (T) -> layer 0's input
 void layer_qkv(Activations *a, int l, LayerActs *k);
-void layer_mlp(Activations *a, int l, LayerActs *k, void *x_next);
-void layer_forward(Activations *a, int l, LayerActs *k, void *x_next);
+int layer_mlp(Activations *a, int l, LayerActs *k, void *x_next);
+AttnShape attention_shape(const Model *m, int S, const int32_t *q_start, const int32_t *q_len, const int32_t *k_start,
+                          const int32_t *k_len);
+int norm_gradient(Activations *a, GradSet *g, const Param *p, void *dx, const void *dy, const void *x,
+                  const float *rstd, bool accumulate_dx, int rows);
+// ---- head.c
+void head_rows(Activations *a); // the trained rows of the last layer's output through the final norm
+int decoder_logits(Activations *a, float *device_logits, float *logits); // of those rows, (M,V) host
+// ---- zero.c: with ZeRO 3, the weights of a layer: asked for early, needed now. Ranks ask in the same order.
+int zero_ask(Model *m, int layer);
+int zero_need(Model *m, int layer);

@@ -15,8 +15,8 @@ static const void *adapter_input(Activations *a, const LinearIn *in, int64_t *ld
     Device *d = a->m->dev;
     *ld = in->ldx;
     if (!a->dropping || ad->dropout <= 0) return in->x;
-    d->op.dropout(d, a->m->t, a->drop, in->p->K, in->x, in->ldx, a->row_key, ad->stream, ad->dropout, false, 0,
-                  in->p->K, a->T);
+    d->op.dropout(d, a->m->t, a->drop, in->p->K, in->x, in->ldx, a->row_key, ad->stream, ad->dropout, false,
+                  in->p->col0, in->p->K, a->T);
     *ld = in->p->K;
     return a->drop;
 }
@@ -37,6 +37,23 @@ void linear_forward(Activations *a, const LinearIn *in, void *y, int64_t ldy, co
                      residual, a->T);
 }
 
+int linear_forward_cut(Activations *a, const LinearIn *in, void *y, const void *residual)
+{
+    const bool first = !a->m->mesh || a->m->mesh->tensor_rank == 0;
+    LinearIn part = *in;
+    if (!first) part.bias = NULL;
+    linear_forward(a, &part, y, a->m->cfg.C, first ? residual : NULL);
+    return tensor_sum(a, y, a->T);
+}
+
+int tensor_sum(Activations *a, void *x, int rows)
+{
+    const Mesh *mesh = a->m->mesh;
+    if (!mesh || mesh->tensor_size == 1) return OK;
+    TRY(a->m->dev->sync(a->m->dev));
+    return comm_all_reduce(mesh->tensor, x, (size_t)rows * (size_t)a->m->cfg.C, a->m->t, REDUCE_SUM);
+}
+
 float *grad_begin(Activations *a, GradSet *g, int slot, bool *accumulate)
 {
     float *direct = grad_direct(g, slot);
@@ -44,23 +61,23 @@ float *grad_begin(Activations *a, GradSet *g, int slot, bool *accumulate)
     return direct ? direct : a->dw;
 }
 
-void grad_done(Activations *a, GradSet *g, int slot)
+int grad_done(Activations *a, GradSet *g, int slot)
 {
-    if (!grad_direct(g, slot)) grad_add(g, slot, a->dw);
+    return grad_direct(g, slot) ? OK : grad_add(g, slot, a->dw);
 }
 
-static void weight_gradient(Activations *a, GradSet *g, int slot, const void *dy, int64_t lddy, const void *x,
-                            int64_t ldx, int N, int K)
+static int weight_gradient(Activations *a, GradSet *g, int slot, const void *dy, int64_t lddy, const void *x,
+                           int64_t ldx, int N, int K)
 {
     Device *d = a->m->dev;
     bool accumulate;
     float *dw = grad_begin(a, g, slot, &accumulate);
     d->op.linear_dw(d, a->m->t, dw, dy, lddy, x, ldx, N, K, accumulate, a->T);
-    grad_done(a, g, slot);
+    return grad_done(a, g, slot);
 }
 
-void linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, const void *dy,
-                     int64_t lddy, GradSet *g)
+int linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, const void *dy,
+                    int64_t lddy, GradSet *g)
 {
     Device *d = a->m->dev;
     const DType t = a->m->t;
@@ -72,20 +89,21 @@ void linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx,
         int64_t ld;
         const void *x = adapter_input(a, in, &ld);
         d->op.lora_ds(d, t, a->ds, ad->R, dy, lddy, &ad->B, ad->scale, a->T);
-        weight_gradient(a, g, ad->slot_b, dy, lddy, in->s, ad->R, p->N, ad->R);
-        weight_gradient(a, g, ad->slot_a, a->ds, ad->R, x, ld, ad->R, p->K);
+        TRY(weight_gradient(a, g, ad->slot_b, dy, lddy, in->s, ad->R, p->N, ad->R));
+        TRY(weight_gradient(a, g, ad->slot_a, a->ds, ad->R, x, ld, ad->R, p->K));
         lr = (LowRank){.R = ad->R, .s = a->ds, .lds = ad->R, .w = &ad->A};
     }
-    if (p->slot >= 0) weight_gradient(a, g, p->slot, dy, lddy, in->x, in->ldx, p->N, p->K);
+    if (p->slot >= 0) TRY(weight_gradient(a, g, p->slot, dy, lddy, in->x, in->ldx, p->N, p->K));
     if (in->bias && in->bias->slot >= 0) {
         bool add;
         float *db = grad_begin(a, g, in->bias->slot, &add);
         d->op.bias_grad(d, t, db, dy, lddy, p->N, add, a->T);
-        grad_done(a, g, in->bias->slot);
+        TRY(grad_done(a, g, in->bias->slot));
     }
-    if (!dx) return;
+    if (!dx) return OK;
     d->op.linear_dx(d, t, dx, lddx, dy, lddy, &p->packed, ad && !dropping ? &lr : NULL, accumulate, a->T);
-    if (!dropping) return;
+    if (!dropping) return OK;
     d->op.linear_dx(d, t, a->drop, p->K, a->ds, ad->R, &ad->A, NULL, false, a->T); // dS·A, then through the mask
-    d->op.dropout(d, t, dx, lddx, a->drop, p->K, a->row_key, ad->stream, ad->dropout, true, 0, p->K, a->T);
+    d->op.dropout(d, t, dx, lddx, a->drop, p->K, a->row_key, ad->stream, ad->dropout, true, p->col0, p->K, a->T);
+    return OK;
 }

@@ -17,12 +17,17 @@ typedef struct ParamShape {
 } ParamShape;
 
 static const char *const param_names[P_COUNT] = {
-#define PARAM(id, name, rows, cols, flags, when) [P_##id] = name,
+#define PARAM(id, name, rows, cols, cut, flags, when) [P_##id] = name,
 #include "model/params.def"
 #undef PARAM
 };
 static const unsigned param_flags[P_COUNT] = {
-#define PARAM(id, name, rows, cols, flags, when) [P_##id] = flags,
+#define PARAM(id, name, rows, cols, cut, flags, when) [P_##id] = flags,
+#include "model/params.def"
+#undef PARAM
+};
+static const TpKind param_cut[P_COUNT] = {
+#define PARAM(id, name, rows, cols, cut, flags, when) [P_##id] = TP_##cut,
 #include "model/params.def"
 #undef PARAM
 };
@@ -32,7 +37,7 @@ static ParamShape param_shape(const ModelConfig *c, ParamId id)
     const int V = c->V, C = c->C, F = c->F, Q = c->NH * c->D, KVW = c->KV * c->D;
     (void)V, (void)C, (void)F, (void)Q, (void)KVW;
     switch (id) {
-#define PARAM(id, name, rows, cols, flags, when)                                                                       \
+#define PARAM(id, name, rows, cols, cut, flags, when)                                                                  \
     case P_##id:                                                                                                       \
         return (ParamShape){rows, cols, when};
 #include "model/params.def"
@@ -51,7 +56,17 @@ static void add_param(Model *m, ParamId id, int layer)
     ParamShape s = param_shape(&m->cfg, id);
     if (!s.present) return;
     Param *p = &m->param[m->n_param++];
-    *p = (Param){.id = id, .layer = layer, .N = s.N, .K = s.K, .slot = -1};
+    const TpSlab slab = tp_slab(&m->cut, param_cut[id], m->cfg.D, s.N, s.K);
+    *p = (Param){.id = id,
+                 .layer = layer,
+                 .N = slab.rows,
+                 .K = slab.cols,
+                 .full_N = s.N,
+                 .full_K = s.K,
+                 .row0 = slab.row0,
+                 .col0 = slab.col0,
+                 .cut = param_cut[id],
+                 .slot = -1};
     if (layer >= 0) { // the names of the table have one %d
         const char *name = param_names[id], *at = strstr(name, "%d");
         snprintf(p->name, sizeof p->name, "%.*s%d%s", (int)(at - name), name, layer, at + 2);
@@ -82,14 +97,14 @@ Param *model_head(Model *m)
 int64_t model_params(const Model *m)
 {
     int64_t n = 0;
-    for (int i = 0; i < m->n_param; i++) n += (int64_t)m->param[i].N * m->param[i].K;
+    for (int i = 0; i < m->n_param; i++) n += (int64_t)m->param[i].full_N * m->param[i].full_K;
     return n;
 }
 
 int64_t model_trained_params(const Model *m)
 {
     int64_t n = 0;
-    for (int i = 0; i < m->n_trained; i++) n += (int64_t)m->trained[i].N * m->trained[i].K;
+    for (int i = 0; i < m->n_trained; i++) n += (int64_t)m->trained[i].full_N * m->trained[i].full_K;
     return n;
 }
 
@@ -111,12 +126,12 @@ static int check_shapes(Model *m, const Weights *w)
             return fail(E_INPUT, tmpf("%s: %s", m->base, p->name),
                         "is the download complete, and config.json of the same model?", "the weights lack this tensor");
         const TensorInfo *t = weights_info(w, at);
-        bool vector = p->K == 1;
-        if (t->ndim != (vector ? 1 : 2) || t->shape[0] != p->N || (!vector && t->shape[1] != p->K))
+        bool vector = p->full_K == 1;
+        if (t->ndim != (vector ? 1 : 2) || t->shape[0] != p->full_N || (!vector && t->shape[1] != p->full_K))
             return fail(E_INPUT, tmpf("%s: %s", m->base, p->name), "config.json and weights belong to different models",
                         "the shape is [%lld%s%s], the configuration says [%d%s%s]", (long long)t->shape[0],
-                        t->ndim > 1 ? ", " : "", t->ndim > 1 ? tmpf("%lld", (long long)t->shape[1]) : "", p->N,
-                        vector ? "" : ", ", vector ? "" : tmpf("%d", p->K));
+                        t->ndim > 1 ? ", " : "", t->ndim > 1 ? tmpf("%lld", (long long)t->shape[1]) : "", p->full_N,
+                        vector ? "" : ", ", vector ? "" : tmpf("%d", p->full_K));
     }
     return OK;
 }
@@ -159,17 +174,56 @@ static int build_rope(Model *m, int positions)
 }
 
 // ---- weights --------------------------------------------------------------------------------------------------------
+// With ZeRO 3 a layer's matrices have no place of their own (zero.c gives them slots).
 static void allocate(Model *m)
 {
     for (int i = 0; i < m->n_param; i++) {
         Param *p = &m->param[i];
         if (param_flags[p->id] & PF_LINEAR) {
             p->packed = (Packed){m->t, p->N, p->K, NULL};
-            p->packed.data = arena_alloc(m->run, m->dev->packed_bytes(m->dev, m->t, p->N, p->K));
+            p->gathered = m->zero == 3 && p->layer >= 0;
+            if (!p->gathered) p->packed.data = arena_alloc(m->run, m->dev->packed_bytes(m->dev, m->t, p->N, p->K));
         } else {
             p->vec = arena_alloc(m->run, (size_t)p->N * sizeof(float));
         }
     }
+}
+
+// The rows that [row0, row0+rows) and a part have in common, counted from the part's first; *skip: rows before them in the former.
+static Rows common_rows(Rows part, int row0, int rows, int *skip)
+{
+    int from = MAX(part.row0, row0), to = MIN(part.row0 + part.rows, row0 + rows);
+    *skip = from - row0;
+    return (Rows){from - part.row0, MAX(to - from, 0)};
+}
+
+static int copy_rows(Model *m, void *dst, DType t, int K, Rows to, const char *src, DType src_t, int64_t ld)
+{
+    Device *d = m->dev;
+    for (int r = 0; r < to.rows; r++)
+        d->op.convert(d, (char *)dst + (size_t)(to.row0 + r) * (size_t)K * dtype_size(t), t,
+                      src + (size_t)r * (size_t)ld * dtype_size(src_t), src_t, (size_t)K);
+    return OK;
+}
+
+int param_store(Model *m, Param *p, int row0, int rows, const void *src, DType src_t, int64_t ld)
+{
+    int skip;
+    if (p->vec) {
+        ASSERT(src_t == DT_F32 && ld == 1);
+        return m->dev->upload(m->dev, p->vec + row0, src, (size_t)rows * sizeof(float));
+    }
+    if (!p->gathered) m->dev->op.linear_pack(m->dev, &p->packed, row0, rows, src, src_t, ld);
+    if (p->slot >= 0) {
+        Trainable *t = &m->trained[p->slot];
+        ASSERT(src_t == DT_F32);
+        Rows to = common_rows(t->part, row0, rows, &skip);
+        return copy_rows(m, t->master, DT_F32, p->K, to, (const char *)src + (size_t)skip * (size_t)ld * 4, src_t, ld);
+    }
+    if (!p->gathered) return OK;
+    Rows to = common_rows(part_rows(p->N, zero_part(m), zero_parts(m)), row0, rows, &skip);
+    const char *from = (const char *)src + (size_t)skip * (size_t)ld * dtype_size(src_t);
+    return copy_rows(m, p->shard, m->t, p->K, to, from, src_t, ld);
 }
 
 typedef struct Slice {
@@ -183,7 +237,7 @@ static Slice *cut_slices(Model *m, int *n)
     int count = 0, cap = 0;
     for (int i = 0; i < m->n_param; i++) {
         Param *p = &m->param[i];
-        int step = p->K == 1 ? p->N : MAX(SLICE_BYTES / (p->K * 4) / PANEL_ROWS, 1) * PANEL_ROWS;
+        int step = p->full_K == 1 ? p->N : MAX(SLICE_BYTES / (p->full_K * 4) / PANEL_ROWS, 1) * PANEL_ROWS;
         for (int r = 0; r < p->N; r += step) {
             if (count == cap) s = xrealloc(s, sizeof *s * (size_t)(cap = MAX(2 * cap, 256)));
             s[count++] = (Slice){p, r, MIN(step, p->N - r)};
@@ -193,15 +247,13 @@ static Slice *cut_slices(Model *m, int *n)
     return s;
 }
 
+// Files give whole rows; this rank keeps its columns of them.
 static int read_slice(Model *m, Weights *w, const Slice *s, void *buffer)
 {
     Param *p = s->p;
-    int at = weights_find(w, p->name);
-    DType t = p->vec ? DT_F32 : m->t;
-    TRY(weights_read(w, at, s->row0, s->rows, t, buffer));
-    if (p->vec) return m->dev->upload(m->dev, p->vec, buffer, (size_t)p->N * sizeof(float));
-    m->dev->op.linear_pack(m->dev, &p->packed, s->row0, s->rows, buffer, t, p->K);
-    return OK;
+    const DType t = p->vec || p->slot >= 0 ? DT_F32 : m->t;
+    TRY(weights_read(w, weights_find(w, p->name), p->row0 + s->row0, s->rows, t, buffer));
+    return param_store(m, p, s->row0, s->rows, (char *)buffer + (size_t)p->col0 * dtype_size(t), t, p->full_K);
 }
 
 static int read_weights(Model *m, Weights *w)
@@ -209,7 +261,8 @@ static int read_weights(Model *m, Weights *w)
     int n, status = OK;
     Slice *slices = cut_slices(m, &n);
     size_t largest = 0;
-    for (int i = 0; i < n; i++) largest = MAX(largest, (size_t)slices[i].rows * (size_t)slices[i].p->K * sizeof(float));
+    for (int i = 0; i < n; i++)
+        largest = MAX(largest, (size_t)slices[i].rows * (size_t)slices[i].p->full_K * sizeof(float));
     ErrorRecord first = {0};
 #pragma omp parallel
     {
@@ -236,6 +289,25 @@ static int read_weights(Model *m, Weights *w)
     return status;
 }
 
+// What this rank is to hold of the model that cfg describes.
+static int place_in_mesh(Model *m, const TrainSpec *spec)
+{
+    const ModelConfig *c = &m->cfg;
+    m->mesh = spec->mesh;
+    m->zero = m->mesh && m->mesh->data_size > 1 ? spec->zero : 0;
+    m->unit_head = 0; // then the layers, from the last to the first
+    m->unit_embed = c->L + 1;
+    m->unit_vectors = c->L + 2;
+    m->n_units = c->L + 3;
+    return tp_cut(&m->cut, m->mesh ? m->mesh->tensor_rank : 0, m->mesh ? m->mesh->tensor_size : 1, c->NH, c->KV, c->F,
+                  c->V);
+}
+
+bool model_whole(const Model *m)
+{
+    return (!m->mesh || m->mesh->tensor_size == 1) && !m->zero;
+}
+
 int model_open(Model **out, Device *d, DType t, Arena *run, const char *path, int positions, const TrainSpec *spec)
 {
     int status = OK;
@@ -247,15 +319,17 @@ int model_open(Model **out, Device *d, DType t, Arena *run, const char *path, in
     snprintf(m->base, sizeof m->base, "%s", path);
     TRY_DONE(weights_open(&w, path));
     TRY_DONE(model_config_read(&m->cfg, path, w));
+    TRY_DONE(place_in_mesh(m, spec));
     build_table(m);
     TRY_DONE(check_shapes(m, w));
     if (spec->adapter_dir) TRY_DONE(weights_open(&adapter, tmpf("%s/adapter_model.safetensors", spec->adapter_dir)));
     allocate(m);
     TRY_DONE(trainable_setup(m, spec));
+    TRY_DONE(zero_open(m));
     TRY_DONE(build_rope(m, positions));
     if (!arena_measuring(run)) {
         TRY_DONE(read_weights(m, w));
-        TRY_DONE(trainable_init(m, spec, w, adapter));
+        TRY_DONE(trainable_init(m, spec, adapter));
     }
     *out = m;
     m = NULL;
@@ -269,8 +343,10 @@ done:
 void model_close(Model *m)
 {
     if (!m) return;
+    zero_close(m);
     for (int i = 0; i < m->n_param; i++) free(m->param[i].adapter);
     free(m->trained);
+    free(m->shard);
     free(m->layer);
     free(m->param);
     free(m);

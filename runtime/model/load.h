@@ -1,5 +1,16 @@
-// load: what load.c, trainable.c and decoder.c share about the parameter table.
+// load: what the files that fill a Model share (load.c, trainable.c, zero.c) and the passes do not see.
 #pragma once
 #include "model/model.h"
 
 unsigned param_id_flags(ParamId id); // PF_*
+
+// trainable.c
+int trainable_setup(Model *m, const TrainSpec *spec);                  // fills trained and allocates
+int trainable_init(Model *m, const TrainSpec *spec, Weights *adapter); // first values of adapters
+
+// ---- zero.c: parameters over the data ranks ----
+int zero_parts(const Model *m); // data ranks that share a tensor's optimizer state; 1: no ZeRO
+int zero_part(const Model *m);  // this rank's
+// After trainable_setup: buffers of the exchange; with stage 3, the slots of the layers' weights.
+int zero_open(Model *m);
+void zero_close(Model *m);

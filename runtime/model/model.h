@@ -63,24 +63,30 @@ typedef struct Adapter {
 
 typedef struct Param {
     ParamId id;
-    int layer;        // -1 outside layers
-    char name[96];    // HF checkpoint name
-    int N, K;         // K == 1: a vector
+    int layer;     // -1 outside layers
+    char name[96]; // HF checkpoint name
+    // N, K: this rank's slab, which is what kernels see; the whole tensor, and where the slab begins in it
+    int N, K, full_N, full_K, row0, col0; // K == 1: a vector
+    TpKind cut;
     Packed packed;    // PF_LINEAR
+    bool gathered;    // ZeRO 3: packed lies in a slot that zero.c fills when the layer's turn comes
+    void *shard;      // gathered and frozen: this rank's rows of the slab (part_rows), in the compute type
     float *vec;       // vectors: f32
     int slot;         // in Model.trained, or -1: frozen
     Adapter *adapter; // or NULL
 } Param;
 
-// One f32 tensor that the optimizer moves. ZeRO, checkpoints, export and clipping read this list.
+// One f32 tensor that the optimizer moves. Checkpoints, export and clipping read this list.
 typedef struct Trainable {
     char name[128]; // "model.layers.0.mlp.up_proj.weight", or ".lora_A.weight" of an adapter
     Param *param;
-    Packed *packed; // to be packed anew after an update; NULL for vectors
-    int N, K;
-    bool decay; // two or more dimensions
+    Packed *packed;                       // a matrix, as kernels read it; NULL: a vector, whose values are vec
+    float *vec;                           // (N)
+    int N, K, full_N, full_K, row0, col0; // as in Param
     bool adapter;
-    float *master, *m, *v;
+    bool owner; // the first of the tensor ranks that hold this slab: it writes checkpoints
+    Rows part;  // rows of the slab whose master and moments this rank has: all of them, or its share under ZeRO
+    float *master, *m, *v; // (part.rows, K); a vector's master is vec itself
 } Trainable;
 
 typedef struct Layer {
@@ -97,7 +103,13 @@ typedef struct Model {
     Param *top[P_COUNT]; // those outside layers; the head of a tied model is the embedding
     Layer *layer;        // (L)
     Trainable *trained;
+    ShardTensor *shard; // (n_trained) how each is summed and exchanged
     int n_trained;
+    int n_units, unit_head, unit_embed, unit_vectors; // units of exchange, in the order in which backward ends them
+    const Mesh *mesh;                                 // NULL: one rank
+    int zero;                                         // ZeRO stage; 0 when there is one data rank
+    TpCut cut;                                        // what of each layer this tensor rank has
+    struct Zero *z;
     float *rope_cos, *rope_sin; // (positions, rot/2)
     int positions;
     char base[512]; // the path it was read from
@@ -110,7 +122,9 @@ typedef struct TrainSpec {
     const PeftConfig *lora;  // method lora: shape of the adapter (from the recipe or from a directory)
     const char *adapter_dir; // where its values come from; NULL: initialised from seed
     uint64_t seed;
-    bool optimizer; // allocate m and v
+    bool optimizer;   // allocate m and v
+    const Mesh *mesh; // the caller's, longer-lived than the model; NULL: one rank
+    int zero;         // ZeRO stage over the mesh's data ranks
 } TrainSpec;
 
 // Opens path (HF directory, GGUF, attune checkpoint), checks every tensor's shape against the configuration, allocates from `run`
@@ -123,12 +137,15 @@ int64_t model_trained_params(const Model *m);
 int model_tokens_check(const Model *m, int tokenizer_vocab,
                        const char *place); // E_INPUT when ids could exceed the embedding
 
-// Packs trainable i's master anew after the optimizer moved it.
-void trainable_pack(Model *m, int i);
-// Reads rows of a parameter's current value as f32, the adapter merged in f32 and rounded once when merge is set.
+// Brings what kernels read up to date with the masters, after the optimizer moved them or a checkpoint was read. Collective.
+int params_refresh(Model *m);
+// Rows of a slab from src (row stride ld) into everything that holds them: packed weights, this rank's shard or master.
+int param_store(Model *m, Param *p, int row0, int rows, const void *src, DType src_t, int64_t ld);
+int adapter_store(Model *m, int i, const float *src, int64_t ld); // all rows of an adapter's slab
+// Reads rows of a parameter's current value, the adapter merged in f32 and rounded once when merge is set. For a model whose
+// tensors are whole on this rank.
 int param_read(Model *m, const Param *p, bool merge, int64_t row0, int64_t rows, DType dst_t, void *dst);
-int trainable_setup(Model *m, const TrainSpec *spec); // fills trained; called by model_open
-int trainable_init(Model *m, const TrainSpec *spec, Weights *w, Weights *adapter_weights);
+bool model_whole(const Model *m); // every tensor is whole on this rank
 int adapter_config_from_dir(PeftConfig *out, const char *dir);
 
 // ---- the passes (decoder.c) -----------------------------------------------------------------------------------------
@@ -141,7 +158,8 @@ int activations_open(Activations **out, Model *m, Arena *step, int T, int S, int
 void activations_close(Activations *a);
 
 // Sets the micro-batch (host arrays are uploaded) and runs the decoder; afterwards the hidden states of the trained rows wait
-// for the head.
+// for the head. b NULL: this rank has none in this round and only takes part in the exchange of parameters (ZeRO 3); the
+// backward pass that follows then only takes part in the exchange of gradients. Collective over tensor ranks.
 int decoder_forward(Activations *a, const struct Batch *b, bool training);
 // log-probabilities (M) of the trained tokens, host. entropy may be NULL.
 int decoder_logprobs(Activations *a, float *logp, float *entropy);
@@ -158,7 +176,7 @@ typedef struct KvCache KvCache; // (L) x (slots x capacity) rows of [k | v]
 int kvcache_open(KvCache **out, Model *m, Arena *run, int slots, int capacity);
 void kvcache_close(KvCache *c);
 // Appends, for each of n sequences, count[i] tokens to cache slot slot[i] (positions follow on) and gives the logits after
-// each sequence's last token: logits (n,V), host. tokens: concatenated.
+// each sequence's last token: logits (n,V), host. tokens: concatenated. n = 0: only takes part in the exchange of parameters.
 int decoder_extend(Activations *a, KvCache *c, const int *slot, const int *count, const int32_t *tokens, int n,
                    float *logits);
 int kvcache_length(const KvCache *c, int slot);

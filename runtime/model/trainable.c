@@ -45,17 +45,48 @@ static bool regex_matches(const pcre2_code *re, const char *text)
 }
 
 // ---- the list -------------------------------------------------------------------------------------------------------
-static int add_trainable(Model *m, const char *name, Param *p, Packed *packed, int N, int K, bool adapter)
+// Backward ends the head first, then the layers from the last to the first, then the embedding; vectors at its very end.
+static int unit_of(const Model *m, const Param *p, bool vector)
 {
-    Trainable *t = &m->trained[m->n_trained];
-    *t = (Trainable){.param = p, .packed = packed, .N = N, .K = K, .decay = K > 1, .adapter = adapter};
-    snprintf(t->name, sizeof t->name, "%s", name);
-    return m->n_trained++;
+    if (vector) return m->unit_vectors;
+    if (p->layer >= 0) return m->cfg.L - p->layer;
+    return p->id == P_HEAD ? m->unit_head : m->unit_embed;
+}
+
+static bool cut_by_rows(const Param *p)
+{
+    return p->cut == TP_ROWS_Q || p->cut == TP_ROWS_KV || p->cut == TP_ROWS_F || p->cut == TP_ROWS_V;
+}
+
+static bool cut_by_columns(const Param *p)
+{
+    return p->cut == TP_COLS_Q || p->cut == TP_COLS_F;
+}
+
+// t: names, storage and shapes are set. own: it is cut like p's rows are, so that ranks hold the same only of a shared head.
+static int add_trainable(Model *m, Trainable t, bool cut, GradSum sum)
+{
+    const int i = m->n_trained++, rank = m->mesh ? m->mesh->tensor_rank : 0;
+    t.owner = rank == (t.param->cut == TP_ROWS_KV && cut ? m->cut.kv_first : cut ? rank : 0);
+    t.part = part_rows(t.N, zero_part(m), zero_parts(m));
+    m->trained[i] = t;
+    m->shard[i] = (ShardTensor){t.N, t.K, unit_of(m, t.param, t.vec != NULL), sum, t.owner};
+    return i;
 }
 
 static void train_whole(Model *m, Param *p)
 {
-    p->slot = add_trainable(m, p->name, p, p->vec ? NULL : &p->packed, p->N, p->K, false);
+    Trainable t = {.param = p,
+                   .packed = p->vec ? NULL : &p->packed,
+                   .vec = p->vec,
+                   .N = p->N,
+                   .K = p->K,
+                   .full_N = p->full_N,
+                   .full_K = p->full_K,
+                   .row0 = p->row0,
+                   .col0 = p->col0};
+    snprintf(t.name, sizeof t.name, "%s", p->name);
+    p->slot = add_trainable(m, t, p->cut != TP_WHOLE, p->cut == TP_ROWS_KV ? SUM_KV : SUM_DATA);
 }
 
 static int select_freeze(Model *m, const TrainSpec *spec)
@@ -80,7 +111,7 @@ static int select_freeze(Model *m, const TrainSpec *spec)
 
 static void add_adapter(Model *m, Param *p, const PeftConfig *c)
 {
-    char module[96], name[128];
+    char module[96];
     int rank;
     double alpha;
     module_name(p, module, sizeof module);
@@ -94,10 +125,17 @@ static void add_adapter(Model *m, Param *p, const PeftConfig *c)
     a->B = (Packed){m->t, p->N, rank, NULL};
     a->A.data = arena_alloc(m->run, m->dev->packed_bytes(m->dev, m->t, rank, p->K));
     a->B.data = arena_alloc(m->run, m->dev->packed_bytes(m->dev, m->t, p->N, rank));
-    snprintf(name, sizeof name, "%s.lora_A.weight", module);
-    a->slot_a = add_trainable(m, name, p, &a->A, rank, p->K, true);
-    snprintf(name, sizeof name, "%s.lora_B.weight", module);
-    a->slot_b = add_trainable(m, name, p, &a->B, p->N, rank, true);
+    // Of a weight cut by rows each rank sees a part of what flows back through A, of one cut by columns a part of what flows
+    // through s to B: the one that is not cut has to be summed.
+    const bool rows = cut_by_rows(p), cols = cut_by_columns(p);
+    Trainable A = {.param = p, .packed = &a->A, .adapter = true, .N = rank, .K = p->K};
+    A.full_N = rank, A.full_K = p->full_K, A.col0 = p->col0;
+    snprintf(A.name, sizeof A.name, "%s.lora_A.weight", module);
+    a->slot_a = add_trainable(m, A, cols, cols ? SUM_DATA : SUM_TENSOR);
+    Trainable B = {.param = p, .packed = &a->B, .adapter = true, .N = p->N, .K = rank};
+    B.full_N = p->full_N, B.full_K = rank, B.row0 = p->row0;
+    snprintf(B.name, sizeof B.name, "%s.lora_B.weight", module);
+    a->slot_b = add_trainable(m, B, rows, p->cut == TP_ROWS_KV ? SUM_KV : cols ? SUM_TENSOR : SUM_DATA);
 }
 
 static bool all_linear(const PeftConfig *c)
@@ -155,6 +193,7 @@ static int select_lora(Model *m, const PeftConfig *c)
 int trainable_setup(Model *m, const TrainSpec *spec)
 {
     m->trained = xcalloc(2 * (size_t)m->n_param, sizeof *m->trained);
+    m->shard = xcalloc(2 * (size_t)m->n_param, sizeof *m->shard);
     if (streq(spec->method, "full"))
         for (int k = 0; k < m->n_param; k++) train_whole(m, &m->param[k]);
     else if (streq(spec->method, "freeze"))
@@ -163,8 +202,11 @@ int trainable_setup(Model *m, const TrainSpec *spec)
         TRY(select_lora(m, spec->lora));
     for (int i = 0; i < m->n_trained; i++) {
         Trainable *t = &m->trained[i];
-        size_t bytes = (size_t)t->N * (size_t)t->K * sizeof(float);
-        t->master = t->packed ? arena_alloc(m->run, bytes) : t->param->vec; // a vector is its own master
+        size_t bytes = (size_t)t->part.rows * (size_t)t->K * sizeof(float);
+        if (t->packed)
+            t->master = arena_alloc(m->run, bytes);
+        else if (t->vec)
+            t->master = t->vec + t->part.row0;
         if (!spec->optimizer) continue;
         t->m = arena_alloc(m->run, bytes);
         t->v = arena_alloc(m->run, bytes);
@@ -173,37 +215,46 @@ int trainable_setup(Model *m, const TrainSpec *spec)
 }
 
 // ---- first values ---------------------------------------------------------------------------------------------------
-void trainable_pack(Model *m, int i)
+int adapter_store(Model *m, int i, const float *src, int64_t ld)
 {
     Trainable *t = &m->trained[i];
-    if (t->packed) m->dev->op.linear_pack(m->dev, t->packed, 0, t->N, t->master, DT_F32, t->K);
+    Device *d = m->dev;
+    d->op.linear_pack(d, t->packed, 0, t->N, src, DT_F32, ld);
+    for (int r = 0; r < t->part.rows; r++)
+        TRY(d->upload(d, t->master + (size_t)r * (size_t)t->K, src + (t->part.row0 + r) * ld,
+                      (size_t)t->K * sizeof(float)));
+    return OK;
 }
 
-// PEFT's init_lora_weights=True: A from Kaiming-uniform with a = sqrt(5), that is U(-1/sqrt(K), 1/sqrt(K)); B zero.
-static void init_lora_a(Trainable *t, uint64_t seed, float *host)
+// PEFT's init_lora_weights=True: A from Kaiming-uniform with a = sqrt(5), that is U(-1/sqrt(K), 1/sqrt(K)); B zero. Element i of the
+// whole tensor is word i % 4 of Philox(hash of the name, i / 4), whoever holds it.
+static void init_lora_a(const Trainable *t, uint64_t seed, float *host)
 {
-    uint64_t key = hash64(t->name, strlen(t->name), seed);
-    float bound = 1 / sqrtf((float)t->K);
-    size_t n = (size_t)t->N * (size_t)t->K;
-    for (size_t i = 0; i < n; i += 4) {
-        uint32_t r[4];
-        philox(key, 0, i / 4, r);
-        for (size_t j = 0; j < 4 && i + j < n; j++) host[i + j] = bound * (2 * u32_to_unit(r[j]) - 1);
-    }
+    const uint64_t key = hash64(t->name, strlen(t->name), seed);
+    const float bound = 1 / sqrtf((float)t->full_K);
+    uint64_t block = UINT64_MAX;
+    uint32_t r[4];
+    for (int n = 0; n < t->N; n++)
+        for (int k = 0; k < t->K; k++) {
+            const uint64_t i = (uint64_t)(t->row0 + n) * (uint64_t)t->full_K + (uint64_t)(t->col0 + k);
+            if (i / 4 != block) philox(key, 0, block = i / 4, r);
+            *host++ = bound * (2 * u32_to_unit(r[i % 4]) - 1);
+        }
 }
 
-static int read_adapter_tensor(Trainable *t, Weights *w, float *host)
+// The slab's rows in full width.
+static int read_adapter_tensor(const Trainable *t, Weights *w, float *host)
 {
     const char *name = tmpf("base_model.model.%s", t->name);
     int at = weights_find(w, name);
     if (at < 0) return fail(E_INPUT, name, "is it an adapter for this model?", "the adapter lacks this tensor");
     const TensorInfo *info = weights_info(w, at);
-    if (info->ndim != 2 || info->shape[0] != t->N || info->shape[1] != t->K)
+    if (info->ndim != 2 || info->shape[0] != t->full_N || info->shape[1] != t->full_K)
         return fail(E_INPUT, name,
                     "the adapter was made for another model, or its rank differs from its adapter_config.json",
                     "the adapter's shape is [%lld, %lld], the model needs [%d, %d]", (long long)info->shape[0],
-                    (long long)(info->ndim > 1 ? info->shape[1] : 1), t->N, t->K);
-    return weights_read(w, at, 0, t->N, DT_F32, host);
+                    (long long)(info->ndim > 1 ? info->shape[1] : 1), t->full_N, t->full_K);
+    return weights_read(w, at, t->row0, t->N, DT_F32, host);
 }
 
 static int check_adapter_names(const Model *m, const Weights *w)
@@ -221,28 +272,27 @@ static int check_adapter_names(const Model *m, const Weights *w)
     return OK;
 }
 
-int trainable_init(Model *m, const TrainSpec *spec, Weights *w, Weights *adapter)
+int trainable_init(Model *m, const TrainSpec *spec, Weights *adapter)
 {
     int status = OK;
     size_t largest = 0;
     for (int i = 0; i < m->n_trained; i++)
-        if (m->trained[i].packed) largest = MAX(largest, (size_t)m->trained[i].N * (size_t)m->trained[i].K);
+        if (m->trained[i].adapter) largest = MAX(largest, (size_t)m->trained[i].N * (size_t)m->trained[i].full_K);
     float *host = xmalloc(largest * sizeof(float) + 1);
     if (adapter) TRY_DONE(check_adapter_names(m, adapter));
     for (int i = 0; i < m->n_trained; i++) {
         Trainable *t = &m->trained[i];
-        if (!t->packed) continue;
-        size_t n = (size_t)t->N * (size_t)t->K;
-        if (!t->adapter)
-            TRY_DONE(weights_read(w, weights_find(w, t->name), 0, t->N, DT_F32, host));
-        else if (adapter)
+        if (!t->adapter) continue; // came with the weights
+        if (adapter) {
             TRY_DONE(read_adapter_tensor(t, adapter, host));
-        else if (t->packed == &t->param->adapter->A)
+            TRY_DONE(adapter_store(m, i, host + t->col0, t->full_K));
+            continue;
+        }
+        if (t->packed == &t->param->adapter->A)
             init_lora_a(t, spec->seed, host);
         else
-            memset(host, 0, n * sizeof(float));
-        TRY_DONE(m->dev->upload(m->dev, t->master, host, n * sizeof(float)));
-        trainable_pack(m, i);
+            memset(host, 0, (size_t)t->N * (size_t)t->K * sizeof(float));
+        TRY_DONE(adapter_store(m, i, host, t->K));
     }
 done:
     free(host);
@@ -268,6 +318,7 @@ static void add_product(const Model *m, const Param *p, int64_t row0, int64_t ro
 int param_read(Model *m, const Param *p, bool merge, int64_t row0, int64_t rows, DType dst_t, void *dst)
 {
     Device *d = m->dev;
+    ASSERT(model_whole(m));
     size_t n = (size_t)rows * (size_t)p->K;
     float *f = dst_t == DT_F32 ? dst : xmalloc(n * sizeof(float));
     int status = OK;

@@ -16,15 +16,16 @@ double schedule_lr(const Schedule *s, int64_t step)
     return s->lr * (s->min_lr + (1 - s->min_lr) * share);
 }
 
-void optimizer_step(Model *m, GradSet *g, const AdamW *o, double lr, double norm, int64_t step)
+int optimizer_step(Model *m, GradSet *g, const AdamW *o, double lr, double norm, int64_t step)
 {
     double factor = o->clip > 0 ? o->clip / (norm + 1e-6) : 1;
     float scale = (float)(factor < 1 ? factor : 1);
     for (int i = 0; i < m->n_trained; i++) {
         Trainable *t = &m->trained[i];
-        double decay = t->decay ? o->weight_decay : 0;
+        double decay = t->packed ? o->weight_decay : 0;
+        if (!t->part.rows) continue;
         m->dev->op.adamw(m->dev, t->master, t->m, t->v, grad_get(g, i), scale, (float)lr, (float)o->beta1,
-                         (float)o->beta2, (float)o->eps, (float)decay, step, (size_t)t->N * (size_t)t->K);
-        trainable_pack(m, i);
+                         (float)o->beta2, (float)o->eps, (float)decay, step, (size_t)t->part.rows * (size_t)t->K);
     }
+    return params_refresh(m);
 }

@@ -16,6 +16,6 @@ double schedule_lr(const Schedule *s, int64_t step);
 typedef struct AdamW {
     double beta1, beta2, eps, weight_decay, clip;
 } AdamW;
-// Moves every trained tensor by its gradient in g and packs it anew. step counts from 1. norm is grad_norm(g); the clip factor is
-// PyTorch's min(1, clip / (norm + 1e-6)).
-void optimizer_step(Model *m, GradSet *g, const AdamW *o, double lr, double norm, int64_t step);
+// Moves this rank's rows of every trained tensor by their gradient in g, then brings what kernels read up to date (collective). step
+// counts from 1. norm is grad_norm's; the clip factor is PyTorch's min(1, clip / (norm + 1e-6)). Matrices decay, vectors do not.
+int optimizer_step(Model *m, GradSet *g, const AdamW *o, double lr, double norm, int64_t step);

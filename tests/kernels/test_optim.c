@@ -163,7 +163,7 @@ static void fix_sums_have_no_order(void **state)
         Device *d = open_threads(o ? "cpu" : "cpu-ref", (int)o + 1);
         int64_t *acc = xcalloc(N, sizeof *acc);
         int overflow = 0;
-        for (int i = 0; i < PARTS; i++) d->op.fix_add(d, acc, part[orders[o][i]], N, &overflow);
+        for (int i = 0; i < PARTS; i++) d->op.fix_add(d, acc, part[orders[o][i]], N, INT64_MAX, &overflow);
         assert_int_equal(overflow, 0);
         d->op.fix_read(d, sum[o] = xcalloc(N, 4), acc, N);
         expect_same_bits("sum", sum[o], sum[0], N * 4);
@@ -187,7 +187,7 @@ static void fix_add_rounds_to_nearest(void **state)
         const int64_t want[] = {1, -1, 1, 0, -(3LL << 43), 519999LL << 44};
         int64_t acc[COUNT_OF(g)] = {0};
         int overflow = 0;
-        d->op.fix_add(d, acc, g, COUNT_OF(g), &overflow);
+        d->op.fix_add(d, acc, g, COUNT_OF(g), INT64_MAX, &overflow);
         assert_memory_equal(acc, want, sizeof acc);
         assert_int_equal(overflow, 0);
         device_close(d);
@@ -204,10 +204,10 @@ static void fix_add_reports_what_does_not_fit(void **state)
         float *g = floats(20000, 1, 1);
         int64_t *acc = xcalloc(20000, sizeof *acc);
         int overflow = 0;
-        d->op.fix_add(d, acc, g, 20000, &overflow);
+        d->op.fix_add(d, acc, g, 20000, INT64_MAX, &overflow);
         assert_int_equal(overflow, 0);
         g[19990] = bad[i % COUNT_OF(bad)];
-        d->op.fix_add(d, acc, g, 20000, &overflow);
+        d->op.fix_add(d, acc, g, 20000, INT64_MAX, &overflow);
         assert_int_equal(overflow, 1);
         FREE(g, acc);
         device_close(d);
@@ -215,9 +215,9 @@ static void fix_add_reports_what_does_not_fit(void **state)
     Device *d = open_threads("cpu", 1);
     int64_t acc = 0;
     int overflow = 0;
-    d->op.fix_add(d, &acc, &(float){4e5f}, 1, &overflow);
+    d->op.fix_add(d, &acc, &(float){4e5f}, 1, INT64_MAX, &overflow);
     assert_int_equal(overflow, 0);
-    d->op.fix_add(d, &acc, &(float){4e5f}, 1, &overflow); // each fits, the sum does not
+    d->op.fix_add(d, &acc, &(float){4e5f}, 1, INT64_MAX, &overflow); // each fits, the sum does not
     assert_int_equal(overflow, 1);
     device_close(d);
 }

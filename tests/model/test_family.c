@@ -14,10 +14,10 @@
 enum { MAX_ROWS = 16, MAX_T = 2048 };
 
 // ---- rows of a tokens.jsonl as one micro-batch, or one row of it ------------------------------------------------------
-typedef struct Rows {
+typedef struct TestRows {
     int n, length[MAX_ROWS];
     int32_t id[MAX_ROWS][1024];
-} Rows;
+} TestRows;
 
 static json_t *load_json(const char *path, size_t flags)
 {
@@ -37,7 +37,7 @@ static json_t *load_lines(const char *path) // a JSONL file as an array
     return all;
 }
 
-static void load_rows(Rows *r, const char *path)
+static void load_rows(TestRows *r, const char *path)
 {
     json_t *lines = load_lines(path);
     r->n = (int)json_array_size(lines);
@@ -58,7 +58,7 @@ typedef struct TestBatch {
     int64_t row[MAX_ROWS];
 } TestBatch;
 
-static void make_batch(TestBatch *t, const Rows *r, int first, int rows)
+static void make_batch(TestBatch *t, const TestRows *r, int first, int rows)
 {
     memset(t, 0, sizeof *t);
     Batch *b = &t->b;
@@ -126,10 +126,13 @@ static void open_world(World *w, const Case *c, const char *family, const char *
     check(arena_open(&w->step, "step", 256 << 20, false));
     check(model_open(&w->m, w->dev, DT_F32, w->run, dir, 1024, &spec));
     check(activations_open(&w->a, w->m, w->step, MAX_T, MAX_ROWS, MAX_T, true, c->recompute));
-    size_t *sizes = xcalloc((size_t)w->m->n_trained + 1, sizeof *sizes);
-    for (int i = 0; i < w->m->n_trained; i++) sizes[i] = (size_t)w->m->trained[i].N * (size_t)w->m->trained[i].K;
-    check(grad_open(&w->g, w->dev, w->run, sizes, w->m->n_trained, true));
-    free(sizes);
+    const GradConfig grads = {.device = w->dev,
+                              .t = w->m->shard,
+                              .n = w->m->n_trained,
+                              .units = w->m->n_units,
+                              .order_free = true,
+                              .kv_color = -1};
+    check(grad_open(&w->g, w->run, &grads));
 }
 
 static void close_world(World *w)
@@ -151,7 +154,7 @@ static const char *param_file(const char *family, const char *name)
 // ---- log-probabilities ----------------------------------------------------------------------------------------------
 static void check_logprobs(World *w, const Case *c, const char *tokens, const char *golden, double tolerance)
 {
-    static Rows rows;
+    static TestRows rows;
     static TestBatch t;
     static float logp[MAX_T];
     load_rows(&rows, tokens);
@@ -194,7 +197,7 @@ static void test_logprobs(void **state)
 
 // ---- gradients and trajectories -------------------------------------------------------------------------------------
 // One step's loss and gradients over the whole file.
-static double gradients(World *w, const Case *c, const Rows *rows)
+static double gradients(World *w, const Case *c, const TestRows *rows)
 {
     static TestBatch t;
     static float weight[MAX_T], logp[MAX_T];
@@ -202,7 +205,7 @@ static double gradients(World *w, const Case *c, const Rows *rows)
     double loss = 0;
     for (int i = 0; i < rows->n; i++) trained += rows->length[i] - 1;
     for (int i = 0; i < MAX_T; i++) weight[i] = -1.0f / (float)trained;
-    grad_zero(w->g);
+    grad_zero(w->g, 1);
     const int step = c->packed ? rows->n : 1;
     for (int first = 0; first < rows->n; first += step) {
         make_batch(&t, rows, first, step);
@@ -239,7 +242,7 @@ static void check_tensor(const char *name, const float *x, size_t n, const json_
 static void test_gradients(void **state)
 {
     (void)state;
-    static Rows rows;
+    static TestRows rows;
     for (size_t f = 0; f < COUNT_OF(families); f++)
         for (size_t c = 0; c < COUNT_OF(cases); c++) {
             World w;
@@ -260,24 +263,25 @@ static void test_gradients(void **state)
         }
 }
 
-static void follow(World *w, const Case *c, const Rows *rows, const json_t *golden, double lr, double wd,
+static void follow(World *w, const Case *c, const TestRows *rows, const json_t *golden, double lr, double wd,
                    double tolerance)
 {
     const json_t *losses = json_object_get(golden, "losses"), *norms = json_object_get(golden, "grad_norms");
     const AdamW adamw = {0.9, 0.999, 1e-8, wd, 1.0};
     for (size_t i = 0; i < json_array_size(losses); i++) {
-        double loss = gradients(w, c, rows), norm = grad_norm(w->g);
+        double loss = gradients(w, c, rows), norm = 0;
+        check(grad_norm(w->g, &norm));
         near_relative(loss, json_number_value(json_array_get(losses, i)), 1, 5e-5, tmpf("loss of step %zu", i + 1));
         near_relative(norm, json_number_value(json_array_get(norms, i)), 1e-3, tolerance,
                       tmpf("norm of step %zu", i + 1));
-        optimizer_step(w->m, w->g, &adamw, lr, norm, (int64_t)i + 1);
+        check(optimizer_step(w->m, w->g, &adamw, lr, norm, (int64_t)i + 1));
     }
 }
 
 static void test_full(void **state)
 {
     (void)state;
-    static Rows rows;
+    static TestRows rows;
     for (size_t f = 0; f < COUNT_OF(families); f++)
         for (size_t c = 0; c < COUNT_OF(cases); c++) {
             World w;
@@ -322,7 +326,7 @@ static void test_lora(void **state)
                                           {"llama3", "lora"},
                                           {"llama", "peft/rslora"},
                                           {"llama", "peft/pattern"}};
-    static Rows rows;
+    static TestRows rows;
     static char dir[512], tokens[512], init[600], after[600];
     for (size_t r = 0; r < COUNT_OF(runs); r++)
         for (size_t c = 0; c < COUNT_OF(cases); c++) {
