@@ -266,7 +266,7 @@ static void bench_optim(const Bench *b)
     const char *shape = tmpf("n=%d", N);
     float *p = values(DT_F32, N, 1), *m = values(DT_F32, N, 0), *v = values(DT_F32, N, 0), *g = values(DT_F32, N, 1);
     int64_t *acc = xcalloc(N, sizeof *acc);
-    double sum, *squares = xcalloc(N, sizeof *squares);
+    double *squares = xcalloc(N, sizeof *squares);
     int overflow = 0;
     const OpTable *op = &b->d->op;
     if (wanted(b, "adamw"))
@@ -275,7 +275,6 @@ static void bench_optim(const Bench *b)
         for (int K = 1; K <= N; K *= 8)
             MEASURE(b, "row_squares", tmpf("rows=%d K=%d", N / K, K), 4.0 * N + 8.0 * N / K,
                     op->row_squares(b->d, squares, g, N / K, K));
-    if (wanted(b, "sum_squares")) MEASURE(b, "sum_squares", shape, 4.0 * N, op->sum_squares(b->d, &sum, g, N));
     if (wanted(b, "fix_add"))
         MEASURE(b, "fix_add", shape, 20.0 * N, op->fix_add(b->d, acc, g, N, INT64_MAX, &overflow));
     if (wanted(b, "fix_read")) MEASURE(b, "fix_read", shape, 12.0 * N, op->fix_read(b->d, g, acc, N));
@@ -326,7 +325,7 @@ static const struct {
     {"rmsnorm_fwd rmsnorm_bwd rmsnorm_bwd+dw rope dropout", bench_norm_and_rope},
     {"swiglu_fwd swiglu_bwd", bench_swiglu},
     {"embed_fwd embed_bwd", bench_embed},
-    {"adamw row_squares sum_squares fix_add fix_read", bench_optim},
+    {"adamw row_squares fix_add fix_read", bench_optim},
 };
 
 static void bench_groups(const Bench *b)

@@ -43,17 +43,6 @@ void row_squares_ref(Device *d, double *out, const float *x, int64_t rows, int64
     }
 }
 
-void sum_squares_ref(Device *d, double *out, const float *x, size_t n)
-{
-    (void)d;
-    *out = 0;
-    for (size_t i = 0; i < n; i += SUM_BLOCK) {
-        double sum = 0;
-        for (size_t j = i; j < MIN(n, i + SUM_BLOCK); j++) sum += (double)x[j] * x[j];
-        *out += sum;
-    }
-}
-
 void fix_add_ref(Device *d, int64_t *acc, const float *g, size_t n, int64_t limit, int *overflow)
 {
     (void)d;
@@ -123,18 +112,6 @@ void row_squares(Device *d, double *out, const float *x, int64_t rows, int64_t K
     int64_t some = MAX(1, RUN / MAX(K, 1)); // rows that a thread takes at a time
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, rows *K))
     for (int64_t r = 0; r < rows; r += some) k->row_squares_run(out + r, x + r * K, MIN(some, rows - r), (int)K);
-}
-
-void sum_squares(Device *d, double *out, const float *x, size_t n)
-{
-    const IsaKernels *k = isa_kernels(d);
-    size_t blocks = (n + SUM_BLOCK - 1) / SUM_BLOCK;
-    double *partial = cpu_shared_scratch(d, blocks * sizeof *partial), sum = 0;
-#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)n))
-    for (size_t b = 0; b < blocks; b++)
-        partial[b] = k->sum_squares_run(x + b * SUM_BLOCK, (int)MIN(SUM_BLOCK, n - b * SUM_BLOCK));
-    for (size_t b = 0; b < blocks; b++) sum += partial[b];
-    *out = sum;
 }
 
 void fix_add(Device *d, int64_t *acc, const float *g, size_t n, int64_t limit, int *overflow)

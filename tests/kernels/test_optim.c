@@ -89,34 +89,6 @@ static void adamw_of_slices_is_adamw_of_the_whole(void **state)
 }
 
 // ---- sums of squares ------------------------------------------------------------------------------------------------
-static void sum_squares_agree(void **state)
-{
-    (void)state;
-    static const size_t sizes[] = {0, 1, 17, 4095, 4096, 4097, 20000};
-    Device *ref = open_threads("cpu-ref", 1);
-    for (size_t s = 0; s < COUNT_OF(sizes); s++) {
-        float *x = floats(sizes[s], 1, 3);
-        double want, first = 0;
-        ref->op.sum_squares(ref, &want, x, sizes[s]);
-        for (int threads = 1; threads <= 3; threads++) {
-            Device *d = open_threads("cpu", threads);
-            double got = -1;
-            d->op.sum_squares(d, &got, x, sizes[s]);
-            assert_true(fabs(got - want) <= 1e-12 * want);
-            if (threads == 1) first = got;
-            assert_memory_equal(&got, &first, sizeof got);
-            device_close(d);
-        }
-        free(x);
-    }
-    double sum;
-    ref->op.sum_squares(ref, &sum, ((float[]){1, -2, 3}), 3);
-    assert_true(sum == 14);
-    ref->op.sum_squares(ref, &sum, ((float[]){1, NAN}), 2);
-    assert_true(isnan(sum));
-    device_close(ref);
-}
-
 static void row_squares_agree(void **state)
 {
     (void)state;
@@ -146,8 +118,8 @@ static void row_squares_agree(void **state)
         FREE(x, want, first);
     }
     double out[2];
-    ref->op.row_squares(ref, out, ((float[]){1, -2, 3, 1e30f, 0, 1}), 2, 3);
-    assert_true(out[0] == 14 && fabs(out[1] - 1e60) < 1e54);
+    ref->op.row_squares(ref, out, ((float[]){1, -2, 3, 1e30f, 0, NAN}), 2, 3);
+    assert_true(out[0] == 14 && isnan(out[1]));
     device_close(ref);
 }
 
@@ -228,7 +200,6 @@ int main(void)
         cmocka_unit_test(adamw_by_hand),
         cmocka_unit_test(adamw_equals_reference),
         cmocka_unit_test(adamw_of_slices_is_adamw_of_the_whole),
-        cmocka_unit_test(sum_squares_agree),
         cmocka_unit_test(row_squares_agree),
         cmocka_unit_test(fix_sums_have_no_order),
         cmocka_unit_test(fix_add_rounds_to_nearest),
