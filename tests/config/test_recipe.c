@@ -66,7 +66,7 @@ static const Bad bad[] = {
     {"model: m\ntrain: {lr: -1e-5}\n", "", "r.yaml:2", "train.lr is a number from 0 to 1000", ""},
     {"model: m\ntrain: {lr: .}\n", "", "r.yaml:2", "train.lr takes a number", ""},
     {"model: m\ntrain: {lr: 1e-5x}\n", "", "r.yaml:2", "train.lr takes a number", ""},
-    {"model: m\nparallel: {tensor: 2}\n", "", "r.yaml:2", "parallel.tensor: this build only has 1, not 2", ""},
+    {"model: m\nparallel: {zero: 4}\n", "", "r.yaml:2", "parallel.zero", ""},
     // other values
     {"model: m\ndeterministic: yes\n", "", "r.yaml:2", "deterministic is true or false, not \"yes\"", "true or false"},
     {"model: m\nmethod: loar\n", "", "r.yaml:2", "method: this build does not know \"loar\"", "did you mean lora?"},
