@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Every layout of tensor × data ranks × ZeRO stage trains what one rank trains: losses and gradient norms within rounding, over all
+# tensor sizes (heads that divide, do not divide, and are shared), for all weights and for adapters with dropout. At a given tensor
+# size the bits do not depend on the data ranks or the stage: neither those of the losses nor those of what comes out.
+source "$(dirname "$0")/lib.sh"
+rows 37 "$work/rows.jsonl"
+cat >"$work/recipe.yaml" <<END
+data: {train: $work/rows.jsonl}
+precision: f32
+train: {steps: 10, batch: 7, lr: 3.0e-3, micro_tokens: 64}
+lora: {rank: 4, alpha: 8, dropout: 0.1}
+checkpoint: {every: 0}
+END
+
+# largest KEY A B: the largest relative difference of two runs' values
+largest() {
+    values "$1" "$2/metrics.jsonl" >"$work/a"
+    values "$1" "$3/metrics.jsonl" >"$work/b"
+    paste "$work/a" "$work/b" |
+        awk '{ d = ($1 - $2) / $2; if (d < 0) d = -d; if (d > m) m = d } END { printf "%.9f", NR == 10 ? m : 1 }'
+}
+within() { awk -v x="$1" -v limit="$2" 'BEGIN { exit !(x <= limit) }' || complain "$3: differs by $1"; }
+
+# layouts FAMILY METHOD RESULT OVERRIDES...
+layouts() {
+    local family=$1 method=$2 result=$3 one=$work/$1-$2-one tp dp zero
+    shift 3
+    local args=("model=$golden/$family" "method=$method" "$@")
+    train 0 0 "$one" "${args[@]}"
+    for tp in 1 2 3 4; do
+        local first=$work/$family-$method-$tp
+        for dp in 1 2; do
+            for zero in 0 1 2 3; do
+                ((dp == 1 && zero)) && continue # one data rank has nobody to share with
+                local name="$family $method tensor $tp data $dp zero $zero" out=$first-$dp-$zero
+                train 0 $((tp * dp)) "$out" "${args[@]}" parallel.tensor=$tp parallel.zero=$zero
+                within "$(largest loss "$out" "$one")" 1e-5 "$name: loss"
+                within "$(largest grad_norm "$out" "$one")" 1e-4 "$name: grad_norm"
+                for key in loss grad_norm; do
+                    values $key "$first-1-0/metrics.jsonl" >"$work/want"
+                    values $key "$out/metrics.jsonl" >"$work/got"
+                    same "$work/got" "$work/want" "$name: bits of $key"
+                done
+                same "$out/$result" "$first-1-0/$result" "$name"
+            done
+        done
+    done
+}
+layouts llama lora adapter/adapter_model.safetensors
+layouts llama full model/model.safetensors train.weight_decay=0.1
+layouts llama_untied full model/model.safetensors train.recompute=true
+layouts llama3 freeze model/model.safetensors 'freeze.train=[layers.1.mlp, norm, embed]'
+
+# one data rank: the stage says nothing
+train 0 2 "$work/alone" "model=$golden/llama" method=full train.weight_decay=0.1 parallel.tensor=2 parallel.zero=3
+same "$work/alone/model/model.safetensors" "$work/llama-full-2-1-0/model/model.safetensors" "ZeRO with one data rank"
+# bf16, where ZeRO rounds what it gathers
+train 0 1 "$work/bf16-1" "model=$golden/llama" method=full precision=bf16
+for zero in 1 2 3; do
+    train 0 2 "$work/bf16-$zero-2" "model=$golden/llama" method=full precision=bf16 parallel.zero=$zero
+    same "$work/bf16-$zero-2/model/model.safetensors" "$work/bf16-1/model/model.safetensors" "bf16 with zero $zero"
+done
+# plain sums are close, not equal
+for zero in 0 1 2 3; do
+    train 0 4 "$work/plain-$zero" "model=$golden/llama" method=full train.weight_decay=0.1 deterministic=false \
+        parallel.tensor=2 parallel.zero=$zero
+    within "$(largest loss "$work/plain-$zero" "$work/llama-full-one")" 1e-5 "plain sums, zero $zero"
+done
+
+# what cannot be
+train 2 4 "$work/bad" "model=$golden/llama" parallel.tensor=3
+says 'parallel.tensor: 4 ranks cannot be divided into groups of 3'
+train 2 8 "$work/bad" "model=$golden/llama" parallel.tensor=8
+says 'hint: at most 4 for this model'
+finish
