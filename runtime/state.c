@@ -94,11 +94,15 @@ static char *state_json(const Trainer *t)
 // warning, on all ranks alike.
 static int forgive(Trainer *t, int status)
 {
-    const ErrorRecord *e = error_last();
     if (status == OK || ++t->failed_saves >= MAX_FAILED_SAVES) return status;
-    if (*e->what) log_warn("the checkpoint was not written, training goes on: %s: %s", e->place, e->what);
     error_clear();
     return OK;
+}
+
+static void warn_of_failed_save(int64_t step)
+{
+    const ErrorRecord *e = error_last();
+    if (*e->what) log_warn("the checkpoint of step %lld was not written: %s: %s", (long long)step, e->place, e->what);
 }
 
 int state_save(Trainer *t)
@@ -134,6 +138,7 @@ static void *write_snapshot(void *ctx)
 {
     Saver *w = ctx;
     w->status = checkpoint_save(w->comm, w->output, &w->meta, w->names.t, w->names.n, w->keep);
+    if (w->status < 0) warn_of_failed_save(w->meta.step);
     w->error = *error_last();
     error_clear(); // this thread may be the training loop's
     return NULL;
@@ -189,7 +194,10 @@ static int save_async(Trainer *t)
 
 int state_save_due(Trainer *t)
 {
-    return t->s.recipe.checkpoint.async ? save_async(t) : forgive(t, state_save(t));
+    if (t->s.recipe.checkpoint.async) return save_async(t);
+    int status = state_save(t);
+    if (status < 0) warn_of_failed_save(t->step);
+    return forgive(t, status);
 }
 
 int state_wait(Trainer *t)

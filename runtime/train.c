@@ -295,7 +295,8 @@ static int train_opened(Trainer *t, Comm *world, const TrainArgs *a)
     TRY(open_run_dir(t, world, a));
     if (a->resume) {
         TRY(comm_agree(world, state_resume(t, &found)));
-        TRY(comm_agree(world, rundir_rewind(t->dir, t->step)));
+        const bool ended = t->step == t->total_steps; // its last evaluation is made, and told, again
+        TRY(comm_agree(world, rundir_rewind(t->dir, t->step, t->step - ended)));
         log_info("resume     %s",
                  found ? tmpf("after step %lld", (long long)t->step) : "no checkpoint yet: from the start");
     }

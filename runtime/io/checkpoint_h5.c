@@ -1,5 +1,6 @@
 // checkpoint_h5: what saving and loading share of HDF5: its errors as ours, types, files, and the transfer of a rank's part.
 #include "checkpoint_impl.h"
+#include <errno.h>
 #include <string.h>
 
 static const size_t slab_limit = (size_t)1 << 30; // MPI-IO counts in int: independent transfers of 2 GiB fail
@@ -7,33 +8,44 @@ static const size_t slab_limit = (size_t)1 << 30; // MPI-IO counts in int: indep
 // ---- HDF5's errors ----------------------------------------------------------------------------------------
 typedef struct Cause {
     char text[256];
+    int error; // 0: the system's error is not known
 } Cause;
 
-// The innermost line that names a system error tells the cause; HDF5 wraps it in what it was doing.
+// The system's own words, wherever HDF5, or MPI-IO below it, wraps them in what it was doing; else the innermost line.
 static herr_t find_cause(unsigned depth, const H5E_error2_t *e, void *ctx)
 {
-    static const char marker[] = "error message = '";
+    static const int likely[] = {ENOSPC, EDQUOT, EFBIG, EROFS, EACCES, EPERM, ENOENT, ESTALE, EIO};
     Cause *cause = ctx;
-    const char *text = e->desc ? e->desc : "", *found = strstr(text, marker);
-    if (found) {
-        found += sizeof marker - 1;
-        snprintf(cause->text, sizeof cause->text, "%.*s", (int)strcspn(found, "'"), found);
-    } else if (strstr(text, "No space left")) {
-        snprintf(cause->text, sizeof cause->text, "No space left on device");
-    } else if (depth == 0) {
-        snprintf(cause->text, sizeof cause->text, "%s", text);
+    const char *text = e->desc ? e->desc : "";
+    for (size_t i = 0; i < COUNT_OF(likely) && !cause->error; i++)
+        if (strstr(text, strerror(likely[i]))) cause->error = likely[i];
+    if (depth == 0) { // MPI-IO's words have several lines, of which the last one tells most
+        const char *line = strrchr(text, '\n');
+        snprintf(cause->text, sizeof cause->text, "%s", line ? line + 1 : text);
     }
     return 0;
 }
 
-// Right after the call that failed: any other call of HDF5 forgets why.
+static Cause last_cause(void)
+{
+    Cause cause = {"unknown cause", 0};
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, find_cause, &cause);
+    if (cause.error) snprintf(cause.text, sizeof cause.text, "%s", strerror(cause.error));
+    return cause;
+}
+
 int ckpt_h5_fail(const char *path, const char *what)
 {
-    Cause cause = {"unknown cause"};
-    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, find_cause, &cause);
-    bool full = strstr(cause.text, "No space left") != NULL;
+    Cause cause = last_cause();
+    bool full = cause.error == ENOSPC || cause.error == EDQUOT;
     return fail(E_FAILED, path, full ? "free some space, or set `output` to another disk" : NULL, "%s: %s", what,
                 cause.text);
+}
+
+int ckpt_h5_missing(const char *path, const char *hint, const char *what)
+{
+    if (last_cause().error) return ckpt_h5_fail(path, "cannot read");
+    return fail(E_INPUT, path, hint, "%s", what);
 }
 
 // Before main, and so before MPI: HDF5 that starts under MPI closes what is left open when MPI ends, and at

@@ -10,9 +10,12 @@
 enum { CKPT_FORMAT_VERSION = 1 };
 
 // ---- checkpoint_h5.c ----
-int ckpt_h5_fail(const char *path, const char *what); // right after the call that failed: any other one forgets why
-hid_t ckpt_h5_type(DType t);                          // the caller closes it; the same in memory and in the file
-hid_t ckpt_file_space(const CkptTensor *t);           // {n, 1} is a vector: one dimension in the file
+// Right after the call that failed, since any other one forgets why: the system's words, as E_FAILED; or, when the system had none,
+// E_INPUT: what was asked for is not there.
+int ckpt_h5_fail(const char *path, const char *what);
+int ckpt_h5_missing(const char *path, const char *hint, const char *what);
+hid_t ckpt_h5_type(DType t);                // the caller closes it; the same in memory and in the file
+hid_t ckpt_file_space(const CkptTensor *t); // {n, 1} is a vector: one dimension in the file
 size_t ckpt_tensor_bytes(const CkptTensor *t);
 hid_t ckpt_plain_access(void);                                                   // this process alone, without locks
 int ckpt_open_file(const char *path, unsigned flags, hid_t access, hid_t *file); // takes over the access list

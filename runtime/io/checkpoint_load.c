@@ -116,8 +116,8 @@ static int open_set(hid_t file, const char *dir, const char *name, hid_t *set)
 {
     *set = H5Dopen2(file, name, H5P_DEFAULT);
     if (*set < 0)
-        return fail(E_INPUT, dir, "was it saved by a run with another `method`?",
-                    "there is no tensor %s in this checkpoint", name);
+        return ckpt_h5_missing(dir, "was it saved by a run with another `method`?",
+                               tmpf("there is no tensor %s in this checkpoint", name));
     hid_t create = H5Dget_create_plist(*set);
     bool plain = H5Pget_layout(create) == H5D_CONTIGUOUS && H5Pget_external_count(create) == 0;
     H5Pclose(create);
@@ -209,9 +209,10 @@ int checkpoint_expect(Comm *c, const char *dir, const CkptTensor *t, int n)
 static int read_attribute(hid_t file, const char *dir, const char *name, int64_t *out)
 {
     hid_t attribute = H5Aopen(file, name, H5P_DEFAULT);
-    herr_t rc = attribute < 0 ? -1 : H5Aread(attribute, H5T_NATIVE_INT64, out);
-    if (attribute >= 0) H5Aclose(attribute);
-    return rc < 0 ? fail(E_INPUT, dir, NULL, "the attribute %s is missing", name) : OK;
+    if (attribute < 0) return ckpt_h5_missing(dir, NULL, tmpf("the attribute %s is missing", name));
+    int status = H5Aread(attribute, H5T_NATIVE_INT64, out) < 0 ? ckpt_h5_fail(dir, "cannot read an attribute") : OK;
+    H5Aclose(attribute);
+    return status;
 }
 
 static int read_meta_text(hid_t file, const char *dir, char **text, size_t *bytes)

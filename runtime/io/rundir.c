@@ -2,6 +2,7 @@
 // that no second run, and no rank of the last one that is slow to die, writes to the same files.
 #define _GNU_SOURCE
 #include "rundir.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -114,10 +115,25 @@ static int refuse_foreign_run(const RunDir *r)
     return OK;
 }
 
+// "NAME.tmp-PID" beside the files that are replaced atomically: of a run that was killed, the lock sees to that.
+static void sweep_unfinished(const RunDir *r)
+{
+    static const char *const names[] = {"status.json", "recipe.yaml", "metrics.jsonl", "eval.json", "report.html"};
+    DIR *d = opendir(r->path);
+    for (struct dirent *e; d && (e = readdir(d));)
+        for (size_t i = 0; i < COUNT_OF(names); i++) {
+            const size_t n = strlen(names[i]);
+            if (strncmp(e->d_name, names[i], n) != 0 || strncmp(e->d_name + n, ".tmp-", 5) != 0) continue;
+            if (unlinkat(dirfd(d), e->d_name, 0) < 0) log_debug("%s/%s was not removed", r->path, e->d_name);
+        }
+    if (d) closedir(d);
+}
+
 static int prepare(RunDir *r, bool resume, bool force)
 {
     TRY(make_dirs(r->path));
     TRY(take_lock(r));
+    sweep_unfinished(r);
     if (resume) return OK;
     return force ? remove_products(r) : refuse_foreign_run(r);
 }
@@ -232,18 +248,26 @@ int rundir_metric(RunDir *r, const char *json_members)
     return status;
 }
 
-// Whether a line belongs to the run up to `step`. What a crash left half-written is no JSON and goes.
-static bool keeps_line(const char *line, size_t bytes, int64_t step)
+static bool is_evaluation(json_t *line)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(line, key, value) if (strncmp(key, "eval/", 5) == 0) return true;
+    return false;
+}
+
+// Whether a line belongs to the run so far. What a crash left half-written is no JSON and goes.
+static bool keeps_line(const char *line, size_t bytes, int64_t step, int64_t evaluated)
 {
     if (!bytes || line[bytes - 1] != '\n') return false;
     json_t *root = json_loadb(line, bytes, 0, NULL);
     json_t *at = json_object_get(root, "step");
-    bool keeps = json_is_object(root) && (!at || json_integer_value(at) <= step);
+    bool keeps = json_is_object(root) && (!at || json_integer_value(at) <= (is_evaluation(root) ? evaluated : step));
     json_decref(root);
     return keeps;
 }
 
-int rundir_rewind(RunDir *r, int64_t step)
+int rundir_rewind(RunDir *r, int64_t step, int64_t evaluated)
 {
     if (!r->writes) return OK;
     if (r->metrics_fd >= 0) close(r->metrics_fd);
@@ -253,7 +277,7 @@ int rundir_rewind(RunDir *r, int64_t step)
     Buf kept = {0};
     FILE *f = fopen(path, "re");
     for (ssize_t n; f && (n = getline(&line, &capacity, f)) > 0;) {
-        if (keeps_line(line, (size_t)n, step))
+        if (keeps_line(line, (size_t)n, step, evaluated))
             buf_put(&kept, line, (size_t)n);
         else
             dropped++;

@@ -4,7 +4,8 @@
 #include "comm.h"
 
 typedef struct RunDir RunDir;
-// Creates the directory and takes its lock (flock), waiting up to 3 s for ranks of a run that is just ending.
+// Creates the directory, takes its lock (flock), waiting up to 3 s for ranks of a run that is just ending, and removes what a killed
+// run was about to write.
 // E_INPUT when another run holds the lock, or when it holds another run's files and neither resume nor force is given.
 int rundir_open(RunDir **out, Comm *c, const char *output, bool resume, bool force);
 void rundir_close(RunDir *r);
@@ -12,8 +13,9 @@ const char *rundir_path(const RunDir *r);
 int rundir_write(RunDir *r, const char *name, const void *data, size_t bytes); // atomic
 // One line of metrics.jsonl from "key": value pairs already formatted as JSON members (no braces); flushed.
 int rundir_metric(RunDir *r, const char *json_members);
-// On resume: lines of metrics.jsonl with "step" > step are dropped, so that the file reads like the uninterrupted run's.
-int rundir_rewind(RunDir *r, int64_t step);
+// On resume: lines of metrics.jsonl with "step" > step are dropped, and those of evaluations ("eval/...") with "step" > evaluated, so
+// that the file reads like the uninterrupted run's.
+int rundir_rewind(RunDir *r, int64_t step, int64_t evaluated);
 // status.json, replaced atomically: state is running, completed, preempted or failed
 int rundir_status(RunDir *r, const char *state, int code, int rank, int64_t step, const char *reason);
 // Collective when the error is agreed on (ErrorRecord.agreed): "preempted" or "failed", with the rank and the words of whoever

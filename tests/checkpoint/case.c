@@ -50,18 +50,69 @@ static void encode(DType t, uint32_t v, void *out)
     memcpy(out, from, dtype_size(t));
 }
 
+static void open_tensor(Case *k, int i)
+{
+    k->tensors[i] = (CkptTensor){.name = rows[i].name, .t = rows[i].t, .shape = {rows[i].shape[0], rows[i].shape[1]}};
+}
+
+static void fill_tensor(Case *k, int i)
+{
+    CkptTensor *t = &k->tensors[i];
+    t->data = xcalloc((size_t)(t->rows * t->cols) + 1, dtype_size(t->t));
+    char *at = t->data;
+    for (int64_t n = 0; k->step >= 0 && n < t->rows * t->cols; n++, at += dtype_size(t->t))
+        encode(t->t, value_of(i, t->row0 + n / t->cols, t->col0 + n % t->cols, k->step), at);
+}
+
 void case_open(Case *k, int64_t step, int rank, int size)
 {
-    memset(k, 0, sizeof *k);
-    k->step = step;
+    *k = (Case){.step = step};
     for (int i = 0; i < CASE_TENSORS; i++) {
-        CkptTensor *t = &k->tensors[i];
-        *t = (CkptTensor){.name = rows[i].name, .t = rows[i].t, .shape = {rows[i].shape[0], rows[i].shape[1]}};
-        place(t, rows[i].cut, rank, size);
-        t->data = xcalloc((size_t)(t->rows * t->cols) + 1, dtype_size(t->t));
-        char *at = t->data;
-        for (int64_t n = 0; step >= 0 && n < t->rows * t->cols; n++, at += dtype_size(t->t))
-            encode(t->t, value_of(i, t->row0 + n / t->cols, t->col0 + n % t->cols, step), at);
+        open_tensor(k, i);
+        place(&k->tensors[i], rows[i].cut, rank, size);
+        fill_tensor(k, i);
+    }
+}
+
+// The edges of `parts` parts of [0, length): random, but no part is empty.
+static void cut_line(int64_t length, int parts, const uint32_t u[4], int64_t *edge)
+{
+    edge[0] = 0;
+    for (int i = 1; i < parts; i++) {
+        int64_t room =
+            length - edge[i - 1] - (parts - i); // what may go before edge i, leaving one for each part behind it
+        edge[i] = edge[i - 1] + 1 + u[i] % room;
+    }
+    edge[parts] = length;
+}
+
+static void place_in_grid(CkptTensor *t, uint64_t seed, uint64_t i, int rank, int size)
+{
+    uint32_t u[4], r[4], c[4];
+    int64_t row[5], col[5];
+    philox(seed, 0, i, u);
+    philox(seed, 1, i, r);
+    philox(seed, 2, i, c);
+    ASSERT(size <= 4);
+    int across = 1 + (int)(u[0] % (uint32_t)MIN(size, t->shape[1]));
+    int down = 1 + (int)(u[1] % (uint32_t)MIN(size / across, t->shape[0]));
+    int part = (rank + (int)(u[2] % 4)) % size; // of the ranks beyond the last part, none has anything
+    if (part >= across * down) return;
+    cut_line(t->shape[0], down, r, row);
+    cut_line(t->shape[1], across, c, col);
+    t->row0 = row[part / across];
+    t->rows = row[part / across + 1] - t->row0;
+    t->col0 = col[part % across];
+    t->cols = col[part % across + 1] - t->col0;
+}
+
+void case_open_grid(Case *k, int64_t step, uint64_t seed, int rank, int size)
+{
+    *k = (Case){.step = step};
+    for (int i = 0; i < CASE_TENSORS; i++) {
+        open_tensor(k, i);
+        place_in_grid(&k->tensors[i], seed, (uint64_t)i, rank, size);
+        fill_tensor(k, i);
     }
 }
 

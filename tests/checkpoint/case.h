@@ -15,6 +15,8 @@ typedef struct Case {
 
 // Parts of rank `rank` of `size`; their memory is filled with the values of `step`, or zeros when step < 0.
 void case_open(Case *k, int64_t step, int rank, int size);
+// The same, but each tensor is cut into a random grid of rows × columns (at most `size` parts) that is dealt out to random ranks.
+void case_open_grid(Case *k, int64_t step, uint64_t seed, int rank, int size);
 void case_close(Case *k);
 // The first wrong element as text, or NULL when all this rank's parts hold the values of `step`.
 const char *case_mistake(const Case *k, int64_t step);

@@ -1,13 +1,12 @@
-// ckpt_driver save DIR STEP            saves the made-up state, cut for this number of ranks ckpt_driver load
-// DIR [STEP]          finds the newest, loads it with this number of ranks, checks every value (and the step)
-// ckpt_driver loop DIR RANK MS         goes on from the newest, saving every step, until rank RANK dies of
-// SIGKILL after MS ms ckpt_driver stall DIR                saves, but rank 1 never takes part Exit code 0
-// only when all is as it should be. For the scripts beside it.
+// ckpt_driver save DIR STEP [SEED]   saves the made-up state, cut for this number of ranks, by rows, by columns or not at all;
+//                                    with a seed cut into random grids
+// ckpt_driver load DIR [STEP [SEED]] finds the newest, loads it with this number of ranks, checks every value (and the step)
+// ckpt_driver loop DIR               goes on from the newest, saving every step, until it is killed
+// ckpt_driver stall DIR              saves, but rank 1 never takes part
+// Exit code 0 only when all is as it should be. For the scripts beside it.
 #include "case.h"
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 static int report(int status)
@@ -17,10 +16,20 @@ static int report(int status)
     return status < 0 ? 1 : 0;
 }
 
+static uint64_t seed; // 0: the plain cut
+
+static void open_case(Case *k, int64_t step, const Comm *c)
+{
+    if (seed)
+        case_open_grid(k, step, seed, comm_rank(c), comm_size(c));
+    else
+        case_open(k, step, comm_rank(c), comm_size(c));
+}
+
 static int save(Comm *c, const char *dir, int64_t step)
 {
     Case k;
-    case_open(&k, step, comm_rank(c), comm_size(c));
+    open_case(&k, step, c);
     CkptMeta meta = {.step = step, .json = xasprintf("{\"step\": %lld}", (long long)step)};
     int status = checkpoint_save(c, dir, &meta, k.tensors, CASE_TENSORS, 2);
     checkpoint_meta_free(&meta);
@@ -36,7 +45,7 @@ static int load(Comm *c, const char *dir, int64_t step, int64_t *found)
     CkptMeta meta;
     TRY(checkpoint_find(c, dir, found, &path));
     if (*found < 0) return step < 0 ? OK : fail(E_FAILED, dir, NULL, "there is no checkpoint");
-    case_open(&k, -1, comm_rank(c), comm_size(c));
+    open_case(&k, -1, c);
     int status = checkpoint_load_meta(c, path, &meta);
     if (status == OK) status = checkpoint_load(c, path, k.tensors, CASE_TENSORS);
     const char *mistake = status == OK ? case_mistake(&k, *found) : NULL;
@@ -53,21 +62,10 @@ static int load(Comm *c, const char *dir, int64_t step, int64_t *found)
     return comm_agree(c, status);
 }
 
-static void die(int sig)
-{
-    (void)sig;
-    kill(getpid(), SIGKILL);
-}
-
-static int loop(Comm *c, const char *dir, int victim, int after_ms)
+static int loop(Comm *c, const char *dir)
 {
     int64_t step;
     TRY(load(c, dir, -1, &step));
-    if (comm_rank(c) == victim) {
-        signal(SIGALRM, die);
-        struct itimerval timer = {.it_value = {.tv_sec = after_ms / 1000, .tv_usec = after_ms % 1000 * 1000}};
-        setitimer(ITIMER_REAL, &timer, NULL);
-    }
     for (;;) TRY(save(c, dir, ++step));
 }
 
@@ -85,9 +83,10 @@ int main(int argc, char **argv)
     setenv("ATTUNE_COMM_TIMEOUT", "60", 0);
     if (argc < 3 || comm_open(&c, &(CommConfig){.kind = "auto"}) < 0) return report(E_FAILED);
     log_set_rank(comm_rank(c), comm_size(c));
-    if (streq(argv[1], "save") && argc == 4) status = save(c, argv[2], atoll(argv[3]));
+    if (argc > 4) seed = strtoull(argv[4], NULL, 10);
+    if (streq(argv[1], "save") && argc > 3) status = save(c, argv[2], atoll(argv[3]));
     if (streq(argv[1], "load")) status = load(c, argv[2], argc > 3 ? atoll(argv[3]) : -1, &found);
-    if (streq(argv[1], "loop") && argc == 5) status = loop(c, argv[2], atoi(argv[3]), atoi(argv[4]));
+    if (streq(argv[1], "loop")) status = loop(c, argv[2]);
     if (streq(argv[1], "stall")) status = stall(c, argv[2]);
     int code = report(status);
     comm_close(c);

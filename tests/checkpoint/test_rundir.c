@@ -85,16 +85,47 @@ static void test_metrics_and_rewinding(void **state)
     put("metrics.jsonl", "{\"step\": 1, \"loss\": 2}\n{\"note\": \"no step\"}\n{\"step\": 2}\n"
                          "{\"step\": 3}\nnot JSON\n[1]\n{\"step\": 2, \"eval/loss\": 1}\n{\"step\": 1, \"cut off");
     assert_int_equal(open_run(&r, true, false), OK);
-    assert_int_equal(rundir_rewind(r, 2), OK);
+    assert_int_equal(rundir_rewind(r, 2, 2), OK);
     holds("metrics.jsonl",
           "{\"step\": 1, \"loss\": 2}\n{\"note\": \"no step\"}\n{\"step\": 2}\n{\"step\": 2, \"eval/loss\": 1}\n");
     assert_int_equal(rundir_metric(r, "\"step\": 3, \"loss\": 0.5"), OK);
     assert_int_equal(rundir_metric(r, "\"step\": 4"), OK);
-    assert_int_equal(rundir_rewind(r, 1), OK);
+    assert_int_equal(rundir_rewind(r, 1, 1), OK);
     assert_int_equal(rundir_metric(r, "\"step\": 2"), OK);
     holds("metrics.jsonl", "{\"step\": 1, \"loss\": 2}\n{\"note\": \"no step\"}\n{\"step\": 2}\n");
-    assert_int_equal(rundir_rewind(r, 99), OK); // nothing to drop
+    assert_int_equal(rundir_rewind(r, 99, 99), OK); // nothing to drop
     holds("metrics.jsonl", "{\"step\": 1, \"loss\": 2}\n{\"note\": \"no step\"}\n{\"step\": 2}\n");
+    rundir_close(r);
+}
+
+// A run that ended with an evaluation, and was killed before it was done, evaluates again.
+static void test_rewinding_evaluations(void **state)
+{
+    (void)state;
+    RunDir *r;
+    put("metrics.jsonl",
+        "{\"step\": 1, \"eval/loss\": 1}\n{\"step\": 2, \"loss\": 2}\n{\"step\": 2, \"eval/loss\": 1}\n");
+    assert_int_equal(open_run(&r, true, false), OK);
+    assert_int_equal(rundir_rewind(r, 2, 1), OK);
+    holds("metrics.jsonl", "{\"step\": 1, \"eval/loss\": 1}\n{\"step\": 2, \"loss\": 2}\n");
+    rundir_close(r);
+}
+
+// What a killed run was about to write goes; files of like names that are the user's stay.
+static void test_unfinished_files_go(void **state)
+{
+    (void)state;
+    RunDir *r;
+    put("status.json.tmp-123", "{");
+    put("metrics.jsonl.tmp-9", "");
+    put("notes.tmp-1", "mine");
+    put("status.json.old", "mine");
+    assert_int_equal(open_run(&r, true, false), OK);
+    comm_barrier(world);
+    assert_false(path_exists(in_output("status.json.tmp-123")));
+    assert_false(path_exists(in_output("metrics.jsonl.tmp-9")));
+    holds("notes.tmp-1", "mine");
+    holds("status.json.old", "mine");
     rundir_close(r);
 }
 
@@ -103,7 +134,7 @@ static void test_rewinding_nothing(void **state)
     (void)state;
     RunDir *r;
     assert_int_equal(open_run(&r, true, false), OK);
-    assert_int_equal(rundir_rewind(r, 5), OK);
+    assert_int_equal(rundir_rewind(r, 5, 5), OK);
     comm_barrier(world);
     assert_false(path_exists(in_output("metrics.jsonl")));
     rundir_close(r);
@@ -271,6 +302,8 @@ int main(void)
         IN_OUTPUT(test_a_new_run),
         IN_OUTPUT(test_status),
         IN_OUTPUT(test_metrics_and_rewinding),
+        IN_OUTPUT(test_rewinding_evaluations),
+        IN_OUTPUT(test_unfinished_files_go),
         IN_OUTPUT(test_rewinding_nothing),
         IN_OUTPUT(test_another_runs_directory),
         IN_OUTPUT(test_force_starts_over),

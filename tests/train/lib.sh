@@ -2,6 +2,7 @@
 set -uo pipefail
 attune=$1 mpiexec=$2
 golden=tests/golden/families
+strike=$(dirname "$attune")/tests/strike # runs a job and sends signals to its processes
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failures=0
@@ -49,6 +50,23 @@ train() {
     run "$want" "$ranks" train "$work/recipe.yaml" "output=$output" "$@"
 }
 says() { grep -Ezq -- "$1" "$work/log" || { complain "not said: $1"; tail -n 5 "$work/log"; }; }
+
+# struck EXIT RANKS "OPTIONS OF STRIKE" ARGUMENTS...: as run, and a process of the job is hit. EXIT "killed": any code but 0 to 3, of
+# which a job that was killed has none, 124 (it hung) and 125 (processes were left)
+struck() {
+    local want=$1 ranks=$2 options=$3 got=0
+    shift 3
+    # shellcheck disable=SC2086 # options are words
+    "$strike" $options -- "$mpiexec" -n "$ranks" "$attune" "$@" >"$work/log" 2>&1 </dev/null || got=$?
+    [[ $got == "$want" ]] && return
+    [[ $want == killed && $got -gt 3 && $got != 124 && $got != 125 ]] && return
+    [[ $want == any && $got != 124 && $got != 125 ]] && return
+    complain "exit code $got, not $want: ($ranks ranks, strike $options) $*"
+    tail -n 5 "$work/log"
+}
+newest() { ls "$1/checkpoints" 2>/dev/null | sed -n 's/^step-0*//p' | sort -n | tail -n 1; } # the newest step of a run
+keys() { sed 's/"tokens_per_s.*//' "$1/metrics.jsonl"; }                                       # metrics but the timings
+status_is() { grep -q "\"state\": \"$2\"" "$1/status.json" || complain "status is not $2: $(cat "$1/status.json" 2>&1)"; }
 
 # values KEY FILE: the numbers of one key of a JSONL file, a line each
 values() { sed -n "s|.*\"$1\": \([^,}]*\).*|\1|p" "$2"; }

@@ -12,7 +12,6 @@ checkpoint: {every: 4, keep: 0}
 eval: {every: 5}
 END
 adapter=adapter/adapter_model.safetensors
-keys() { sed 's/"tokens_per_s.*//' "$1/metrics.jsonl"; } # all but the timings
 whole() { # RUN WHAT: equals the uninterrupted run
     same "$1/$adapter" "$work/whole/$adapter" "$2"
     keys "$1" >"$work/got"
