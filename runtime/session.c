@@ -64,7 +64,8 @@ int session_open(Session *s, Comm *world, const Recipe *r)
                           .adapter_dir = *r->adapter ? r->adapter : NULL,
                           .seed = (uint64_t)r->seed,
                           .mesh = &s->mesh,
-                          .zero = (int)r->parallel.zero};
+                          .zero = (int)r->parallel.zero,
+                          .sequence = r->parallel.sequence};
     if (checkpoint_is(r->model)) TRY(from_checkpoint_open(s, r->model, r->method));
     TRY(session_tokenizer(s, s->recipe.model));
     if (s->spec.lora) { // the adapter that the checkpoint continues

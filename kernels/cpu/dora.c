@@ -16,7 +16,7 @@ void scale_cols_ref(Device *d, DType t, void *y, int64_t ldy, const void *u, int
     (void)d;
     for (int64_t i = 0; i < T; i++)
         for (int n = 0; n < N; n++) {
-            double v = (double)gain[n] * cpu_load(u, t, i * ldu + n);
+            double v = (gain ? (double)gain[n] : 1) * cpu_load(u, t, i * ldu + n);
             if (bias) v += bias[n];
             if (residual) v += cpu_load(residual, t, i * ldy + n);
             cpu_store(y, t, i * ldy + n, (float)v);

@@ -9,7 +9,8 @@ INLINE void scale_cols_as(const DType t, void *y, const void *u, const float *ga
 {
     EACH_VECTOR(c, n, N)
     {
-        vf v = load_some(t, u, c, n) * load_some(DT_F32, gain, c, n);
+        vf v = load_some(t, u, c, n);
+        if (gain) v *= load_some(DT_F32, gain, c, n);
         if (bias) v += load_some(DT_F32, bias, c, n);
         if (residual) v += load_some(t, residual, c, n);
         store_some(t, y, c, v, n);

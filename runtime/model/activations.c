@@ -25,14 +25,14 @@ static void carve_layer(Activations *a, Arena *step, LayerActs *k, int l)
 {
     const ModelConfig *c = &a->m->cfg;
     const TpCut *cut = &a->m->cut;
-    const int T = a->T_max, Q = cut->NH * c->D, KVW = cut->KV * c->D;
-    k->rstd1 = arena_alloc(step, (size_t)T * sizeof(float));
+    const int T = a->T_max, Q = cut->NH * c->D, KVW = cut->KV * c->D, rows = stream_rows_max(a->m, T);
+    k->rstd1 = arena_alloc(step, (size_t)rows * sizeof(float));
     k->q = arena_alloc(step, act_bytes(a, T, Q));
     k->kv = arena_alloc(step, act_bytes(a, T, 2 * KVW));
     k->o = arena_alloc(step, act_bytes(a, T, Q));
     k->lse = a->train ? arena_alloc(step, (size_t)T * (size_t)cut->NH * sizeof(float)) : NULL;
-    k->x_mid = arena_alloc(step, act_bytes(a, T, c->C));
-    k->rstd2 = arena_alloc(step, (size_t)T * sizeof(float));
+    k->x_mid = arena_alloc(step, act_bytes(a, rows, c->C));
+    k->rstd2 = arena_alloc(step, (size_t)rows * sizeof(float));
     k->gu = arena_alloc(step, act_bytes(a, T, 2 * cut->F));
     for (int id = 0; id < P_COUNT; id++)
         k->s[id] = arena_alloc(step, act_bytes(a, T, adapter_rank(a->m, l, (ParamId)id)));
@@ -42,17 +42,18 @@ static void carve_layers(Activations *a, Arena *step)
 {
     const ModelConfig *c = &a->m->cfg;
     const bool keep_all = a->train && !a->recompute;
+    const size_t stream = act_bytes(a, stream_rows_max(a->m, a->T_max), c->C);
     for (int l = 0; l < c->L; l++) {
         if (keep_all || l == 0)
             carve_layer(a, step, &a->layer[l], keep_all ? l : -1);
         else
             a->layer[l] = a->layer[0]; // one set, used again by every layer
         if (a->train || l < 2)
-            a->layer[l].x = arena_alloc(step, act_bytes(a, a->T_max, c->C));
+            a->layer[l].x = arena_alloc(step, stream);
         else
             a->layer[l].x = a->layer[l - 2].x; // two in turn: input and output
     }
-    a->x_out = a->train || c->L < 2 ? arena_alloc(step, act_bytes(a, a->T_max, c->C)) : a->layer[c->L - 2].x;
+    a->x_out = a->train || c->L < 2 ? arena_alloc(step, stream) : a->layer[c->L - 2].x;
 }
 
 static void carve_backward(Activations *a, Arena *step)
@@ -74,7 +75,7 @@ static void carve_backward(Activations *a, Arena *step)
             largest = MAX(largest, (size_t)m->trained[i].N * (size_t)m->trained[i].K);
     a->drop = arena_alloc(step, act_bytes(a, T, dropped));
     a->ds = arena_alloc(step, act_bytes(a, T, R));
-    a->dx = arena_alloc(step, act_bytes(a, T, c->C));
+    a->dx = arena_alloc(step, act_bytes(a, stream_rows_max(m, T), c->C));
     a->dh = arena_alloc(step, act_bytes(a, T, c->C));
     a->da = arena_alloc(step, act_bytes(a, T, cut->F));
     a->dq = arena_alloc(step, act_bytes(a, T, cut->NH * c->D));
@@ -93,6 +94,7 @@ int activations_open(Activations **out, Model *m, Arena *step, int T, int S, int
     a->layer = xcalloc((size_t)c->L, sizeof *a->layer);
     carve_layers(a, step);
     a->h = arena_alloc(step, act_bytes(a, T, c->C));
+    if (m->sequence) a->full = arena_alloc(step, act_bytes(a, T, c->C));
     a->a = arena_alloc(step, act_bytes(a, T, m->cut.F));
     a->hg = arena_alloc(step, act_bytes(a, M, c->C));
     a->hn = arena_alloc(step, act_bytes(a, M, c->C));
@@ -106,8 +108,9 @@ int activations_open(Activations **out, Model *m, Arena *step, int T, int S, int
     a->row_key = arena_alloc(step, (size_t)T * sizeof(uint64_t));
     a->head_row = arena_alloc(step, (size_t)M * sizeof(int32_t));
     a->target = arena_alloc(step, (size_t)M * sizeof(int32_t));
-    if (m->mesh && m->mesh->tensor_size > 1)
-        a->shares = xcalloc((size_t)M * 3 * ((size_t)m->mesh->tensor_size + 1), sizeof(float));
+    const size_t ranks = m->mesh ? (size_t)m->mesh->tensor_size : 1;
+    a->shares = ranks > 1 ? xcalloc((size_t)M * 3 * (ranks + 1), sizeof *a->shares) : NULL;
+    a->row_start = xcalloc(ranks + 1, sizeof *a->row_start);
     a->local_token = xcalloc((size_t)T + 1, sizeof *a->local_token);
     a->local_target = xcalloc((size_t)M + 1, sizeof *a->local_target);
     if (train) carve_backward(a, step);
@@ -130,6 +133,7 @@ void activations_close(Activations *a)
 {
     if (!a) return;
     free(a->shares);
+    free(a->row_start);
     free(a->local_token);
     free(a->local_target);
     free(a->layer);

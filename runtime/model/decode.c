@@ -105,7 +105,7 @@ static int cached_layer(Activations *a, const KvCache *k, int l, int n)
     LayerActs *y = &a->layer[l];
     const int64_t Q = (int64_t)m->cut.NH * c->D, KVW = (int64_t)m->cut.KV * c->D;
     char *rows = layer_rows(k, l);
-    layer_qkv(a, l, y);
+    TRY(layer_qkv(a, l, y));
     append_rows(a, k, l, y->kv, n);
     d->op.attn_fwd(d, a->m->t, y->o, Q, NULL, y->q, Q, rows, rows + (size_t)KVW * dtype_size(a->m->t), 2 * KVW,
                    &a->shape);
@@ -141,7 +141,7 @@ int decoder_extend(Activations *a, KvCache *k, const int *slot, const int *count
         if (n) TRY(cached_layer(a, k, l, n));
     }
     if (!n) return OK;
-    head_rows(a);
+    TRY(head_rows(a));
     for (int i = 0; i < n; i++) k->length[slot[i]] += count[i];
     return decoder_logits(a, k->logits, logits);
 }

@@ -6,8 +6,8 @@
 //
 // Tensor parallel (Shoeybi et al. 2019, Megatron-LM): q, k, v, gate and up are cut by rows, so each rank has some heads and some
 // feed-forward columns; o and down by columns, so their outputs are shares whose sum is the layer's. What flows into and out of the
-// blocks is whole on each rank: one sum after o and one after down forward, one before each norm backward.
-// Where to read next: linear.c (adapters), head.c (embedding's other end), activations.c (memory), zero.c (parameters that other data
+// blocks is whole on each rank, or in parts (tensor.c): one sum after o and one after down forward, one before each norm backward.
+// Where to read next: linear.c (adapters), tensor.c (where tensor ranks meet), head.c (embedding's other end), activations.c (memory), zero.c (parameters that other data
 // ranks keep), decode.c (generation).
 #include "model/decoder_impl.h"
 #include <string.h>
@@ -20,11 +20,23 @@ static LinearIn linear_in(const Activations *a, int l, LayerActs *k, ParamId id,
     return (LinearIn){.p = y->p[id], .bias = y->p[bias], .x = x, .ldx = ldx, .s = k->s[id]};
 }
 
-static void norm(Activations *a, void *y, float *rstd, const void *x, const Param *w)
+// a->h (T,C): all rows, normed, of the stream x
+static int block_input(Activations *a, float *rstd, const void *x, const Param *w)
 {
     const ModelConfig *c = &a->m->cfg;
     Device *d = a->m->dev;
-    d->op.rmsnorm_fwd(d, a->m->t, y, rstd, x, w->vec, c->norm_offset, c->norm_eps, c->C, a->T);
+    const Rows own = stream_rows(a);
+    d->op.rmsnorm_fwd(d, a->m->t, row_of(a, a->h, own.row0), rstd, x, w->vec, c->norm_offset, c->norm_eps, c->C,
+                      own.rows);
+    return stream_complete(a, a->h);
+}
+
+// a->dh (T,C), shares of the gradient of a block's normed input -> added to the stream's gradient dx
+static int block_input_gradient(Activations *a, GradSet *g, const Param *w, const void *x, const float *rstd)
+{
+    const Rows own = stream_rows(a);
+    TRY(stream_sum(a, a->dh));
+    return norm_gradient(a, g, w, a->dx, row_of(a, a->dh, own.row0), x, rstd, true, own.rows);
 }
 
 static void *column(const Activations *a, void *base, int64_t col)
@@ -51,17 +63,18 @@ static void rotate(Activations *a, void *q, void *k, bool inverse)
 }
 
 // projections of the attention block: k->q and k->kv, rotated
-void layer_qkv(Activations *a, int l, LayerActs *k)
+int layer_qkv(Activations *a, int l, LayerActs *k)
 {
     const int C = a->m->cfg.C;
     const int64_t KVW = kv_width(a->m);
-    norm(a, a->h, k->rstd1, k->x, a->m->layer[l].p[P_ATTN_NORM]);
+    TRY(block_input(a, k->rstd1, k->x, a->m->layer[l].p[P_ATTN_NORM]));
     LinearIn q = linear_in(a, l, k, P_Q, P_Q_BIAS, a->h, C), kk = linear_in(a, l, k, P_K, P_K_BIAS, a->h, C),
              v = linear_in(a, l, k, P_V, P_V_BIAS, a->h, C);
     linear_forward(a, &q, k->q, q_width(a->m), NULL);
     linear_forward(a, &kk, k->kv, 2 * KVW, NULL);
     linear_forward(a, &v, column(a, k->kv, KVW), 2 * KVW, NULL);
     rotate(a, k->q, k->kv, false);
+    return OK;
 }
 
 // from attention's output k->o to the layer's output
@@ -71,21 +84,21 @@ int layer_mlp(Activations *a, int l, LayerActs *k, void *x_next)
     const int64_t F = a->m->cut.F;
     Device *d = a->m->dev;
     LinearIn o = linear_in(a, l, k, P_O, P_O_BIAS, k->o, q_width(a->m));
-    TRY(linear_forward_cut(a, &o, k->x_mid, k->x));
-    norm(a, a->h, k->rstd2, k->x_mid, a->m->layer[l].p[P_MLP_NORM]);
+    TRY(block_output(a, &o, k->x_mid, k->x));
+    TRY(block_input(a, k->rstd2, k->x_mid, a->m->layer[l].p[P_MLP_NORM]));
     LinearIn gate = linear_in(a, l, k, P_GATE, P_GATE_BIAS, a->h, C), up = linear_in(a, l, k, P_UP, P_UP_BIAS, a->h, C);
     linear_forward(a, &gate, k->gu, 2 * F, NULL);
     linear_forward(a, &up, column(a, k->gu, F), 2 * F, NULL);
     d->op.swiglu_fwd(d, a->m->t, a->a, k->gu, (int)F, a->T);
     LinearIn down = linear_in(a, l, k, P_DOWN, P_DOWN_BIAS, a->a, F);
-    return linear_forward_cut(a, &down, x_next, k->x_mid);
+    return block_output(a, &down, x_next, k->x_mid);
 }
 
 static int layer_forward(Activations *a, int l, LayerActs *k, void *x_next)
 {
     Device *d = a->m->dev;
     const int64_t Q = q_width(a->m), KVW = kv_width(a->m);
-    layer_qkv(a, l, k);
+    TRY(layer_qkv(a, l, k));
     d->op.attn_fwd(d, a->m->t, k->o, Q, k->lse, k->q, Q, k->kv, column(a, k->kv, KVW), 2 * KVW, &a->shape);
     return layer_mlp(a, l, k, x_next);
 }
@@ -120,8 +133,10 @@ int embed_tokens(Activations *a, const int32_t *tokens)
     Model *m = a->m;
     Device *d = m->dev;
     TRY(upload_ids(a, a->tokens, a->local_token, tokens, a->T));
-    d->op.embed_fwd(d, m->t, a->layer[0].x, &m->top[P_EMBED]->packed, a->tokens, m->cfg.embed_scale, a->T);
-    return tensor_sum(a, a->layer[0].x, a->T);
+    void *x = a->layer[0].x, *whole = stream_whole(a, x);
+    d->op.embed_fwd(d, m->t, whole, &m->top[P_EMBED]->packed, a->tokens, m->cfg.embed_scale, a->T);
+    TRY(stream_sum(a, whole));
+    return stream_scatter(a, x, whole);
 }
 
 static int upload_batch(Activations *a, const Batch *b)
@@ -152,7 +167,7 @@ int decoder_forward(Activations *a, const Batch *b, bool training)
         TRY(zero_ask(m, l + 1));
         if (b) TRY(layer_forward(a, l, &a->layer[l], l + 1 < L ? a->layer[l + 1].x : a->x_out));
     }
-    if (b) head_rows(a);
+    if (b) TRY(head_rows(a));
     return m->dev->sync(m->dev);
 }
 
@@ -179,16 +194,17 @@ static int mlp_backward(Activations *a, int l, LayerActs *k, GradSet *g)
     const DType t = a->m->t;
     Device *d = a->m->dev;
     const Layer *y = &a->m->layer[l];
+    void *dy;
+    TRY(stream_gather(a, a->dx, &dy));
     if (linear_trained(y->p[P_DOWN], y->p[P_DOWN_BIAS])) d->op.swiglu_fwd(d, t, a->a, k->gu, (int)F, a->T);
     LinearIn down = linear_in(a, l, k, P_DOWN, P_DOWN_BIAS, a->a, F);
-    TRY(linear_backward(a, &down, a->da, F, false, a->dx, C, g));
+    TRY(linear_backward(a, &down, a->da, F, false, dy, C, g));
     d->op.swiglu_bwd(d, t, k->gu, NULL, a->da, k->gu, (int)F, a->T); // gu becomes its own gradient
-    norm(a, a->h, k->rstd2, k->x_mid, y->p[P_MLP_NORM]);
+    TRY(block_input(a, k->rstd2, k->x_mid, y->p[P_MLP_NORM]));
     LinearIn gate = linear_in(a, l, k, P_GATE, P_GATE_BIAS, a->h, C), up = linear_in(a, l, k, P_UP, P_UP_BIAS, a->h, C);
     TRY(linear_backward(a, &gate, a->dh, C, false, k->gu, 2 * F, g));
     TRY(linear_backward(a, &up, a->dh, C, true, column(a, k->gu, F), 2 * F, g));
-    TRY(tensor_sum(a, a->dh, a->T));
-    return norm_gradient(a, g, y->p[P_MLP_NORM], a->dx, a->dh, k->x_mid, k->rstd2, true, a->T);
+    return block_input_gradient(a, g, y->p[P_MLP_NORM], k->x_mid, k->rstd2);
 }
 
 // below: does anything under this layer's first norm need the gradient?
@@ -198,24 +214,22 @@ static int attention_backward(Activations *a, int l, LayerActs *k, bool below, G
     Device *d = a->m->dev;
     const Layer *y = &a->m->layer[l];
     const int64_t Q = q_width(a->m), KVW = kv_width(a->m);
-    void *v = column(a, k->kv, KVW), *dv = column(a, a->dkv, KVW);
+    void *v = column(a, k->kv, KVW), *dv = column(a, a->dkv, KVW), *dy;
+    TRY(stream_gather(a, a->dx, &dy));
     LinearIn o = linear_in(a, l, k, P_O, P_O_BIAS, k->o, Q);
-    TRY(linear_backward(a, &o, a->dout, Q, false, a->dx, C, g));
+    TRY(linear_backward(a, &o, a->dout, Q, false, dy, C, g));
     d->op.attn_bwd(d, a->m->t, a->dq, Q, a->dkv, dv, 2 * KVW, a->dout, k->o, Q, k->lse, k->q, Q, k->kv, v, 2 * KVW,
                    &a->shape);
     rotate(a, a->dq, a->dkv, true);
-    norm(a, a->h, k->rstd1, k->x, y->p[P_ATTN_NORM]);
-    const bool norm_trained = y->p[P_ATTN_NORM]->slot >= 0;
-    void *dh = below || norm_trained ? a->dh : NULL;
+    TRY(block_input(a, k->rstd1, k->x, y->p[P_ATTN_NORM]));
+    const bool needed = below || y->p[P_ATTN_NORM]->slot >= 0;
+    void *dh = needed ? a->dh : NULL;
     LinearIn q = linear_in(a, l, k, P_Q, P_Q_BIAS, a->h, C), kk = linear_in(a, l, k, P_K, P_K_BIAS, a->h, C),
              vv = linear_in(a, l, k, P_V, P_V_BIAS, a->h, C);
-    const bool needed = below || norm_trained;
     TRY(linear_backward(a, &q, dh, C, false, a->dq, Q, g));
     TRY(linear_backward(a, &kk, dh, C, true, a->dkv, 2 * KVW, g));
     TRY(linear_backward(a, &vv, dh, C, true, dv, 2 * KVW, g));
-    if (!needed) return OK;
-    TRY(tensor_sum(a, a->dh, a->T));
-    return norm_gradient(a, g, y->p[P_ATTN_NORM], a->dx, a->dh, k->x, k->rstd1, true, a->T);
+    return needed ? block_input_gradient(a, g, y->p[P_ATTN_NORM], k->x, k->rstd1) : OK;
 }
 
 static int layer_backward(Activations *a, int l, bool below, GradSet *g)
@@ -231,8 +245,10 @@ static int embed_backward(Activations *a, GradSet *g)
     Model *m = a->m;
     Device *d = m->dev;
     const Param *embed = m->top[P_EMBED];
+    void *dx;
     if (embed->slot < 0) return OK;
-    d->op.embed_bwd(d, m->t, a->dembed_at, a->dx, a->tokens, m->cfg.embed_scale, embed->N, m->cfg.C, a->T);
+    TRY(stream_gather(a, a->dx, &dx));
+    d->op.embed_bwd(d, m->t, a->dembed_at, dx, a->tokens, m->cfg.embed_scale, embed->N, m->cfg.C, a->T);
     return grad_direct(g, embed->slot) ? OK : grad_add(g, embed->slot, a->dembed);
 }
 

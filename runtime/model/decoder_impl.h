@@ -6,7 +6,7 @@
 // What a layer leaves for its backward pass. h1, h2 (normed inputs) and the SwiGLU product are computed again there: cheaper to
 // redo than to keep.
 typedef struct LayerActs {
-    void *x;          // (T,C) the layer's input
+    void *x;          // (T,C) the layer's input; of x, x_mid and the rstds this rank's rows of the stream
     float *rstd1;     // (T)
     void *q;          // (T,NH*D) rotated
     void *kv;         // (T,2*KV*D): k rotated, v
@@ -33,7 +33,8 @@ struct Activations {
     void *a;               // (T,F) SwiGLU product
     void *drop;            // (T, widest K) dropped-out adapter input
     void *ds;              // (T, largest R)
-    void *dx;              // (T,C) the gradient on its way down
+    void *dx;              // (T,C) the gradient on its way down, this rank's rows of the stream
+    void *full;            // (T,C) sequence parallel: all rows of what ranks hold in parts
     void *dh;              // (T,C)
     void *da;              // (T,F)
     void *dq, *dkv, *dout; // as q, kv, o
@@ -42,6 +43,7 @@ struct Activations {
     float *dembed;         // (V,C) when the embedding is trained and its gradient cannot go to the GradSet directly
     float *dembed_at;      // where this micro-batch's embedding gradient is being summed
 
+    size_t *row_start;                   // host (tensor ranks + 1)
     float *shares;                       // host: what tensor ranks exchange about the head's rows, (1 + ranks) x 3 x M
     int32_t *local_token, *local_target; // host (T), (M): ids counted from this rank's first row of the vocabulary
 
@@ -65,10 +67,6 @@ typedef struct LinearIn {
     void *s; // (T,R) the adapter's inner activation; NULL without adapter
 } LinearIn;
 void linear_forward(Activations *a, const LinearIn *in, void *y, int64_t ldy, const void *residual);
-// The same for a weight cut by columns (o, down): the ranks' shares of y (T,C) are summed; bias and residual count once.
-int linear_forward_cut(Activations *a, const LinearIn *in, void *y, const void *residual);
-// x (rows,C), of which each tensor rank has a share -> the sum, on each
-int tensor_sum(Activations *a, void *x, int rows);
 // dx NULL: nothing below needs it
 int linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, const void *dy,
                     int64_t lddy, GradSet *g);
@@ -81,14 +79,29 @@ bool linear_trained(const Param *p, const Param *bias);
 size_t act_bytes(const Activations *a, int64_t rows, int64_t cols); // in the compute type
 // ---- decoder.c: the embedding, and a layer in three pieces, so that decode.c can put its cache between them
 int embed_tokens(Activations *a, const int32_t *tokens); // host (T) -> layer 0's input
-void layer_qkv(Activations *a, int l, LayerActs *k);
+int layer_qkv(Activations *a, int l, LayerActs *k);
 int layer_mlp(Activations *a, int l, LayerActs *k, void *x_next);
 AttnShape attention_shape(const Model *m, int S, const int32_t *q_start, const int32_t *q_len, const int32_t *k_start,
                           const int32_t *k_len);
 int norm_gradient(Activations *a, GradSet *g, const Param *p, void *dx, const void *dy, const void *x,
                   const float *rstd, bool accumulate_dx, int rows);
+// ---- tensor.c: the residual stream, whole or in parts, into and out of the blocks
+bool tensor_first(const Activations *a);              // of the tensor ranks
+Rows stream_rows(const Activations *a);               // the rows of the stream that this rank has: all, or its part
+int stream_rows_max(const Model *m, int T);           // for micro-batches of up to T tokens
+void *row_of(const Activations *a, void *x, int row); // row `row` of x (..,C)
+// x (rows,C), of which each tensor rank has a share -> the sum, on each
+int tensor_sum(Activations *a, void *x, int rows);
+int stream_sum(Activations *a, void *full);      // full (T,C): shares -> the sum, of this rank's rows
+int stream_complete(Activations *a, void *full); // full (T,C): this rank's rows -> all
+int stream_gather(Activations *a, void *x,
+                  void **full);              // x, this rank's rows -> *full (T,C): x itself when it has all, or scratch
+void *stream_whole(Activations *a, void *x); // where (T,C) can be put that is to become x: x itself, or scratch
+int stream_scatter(Activations *a, void *x, const void *full); // and this rank's rows of it -> x
+// A linear cut by columns (o, down) that ends a block: y, this rank's rows = residual + bias + the sum of the ranks' shares.
+int block_output(Activations *a, const LinearIn *in, void *y, const void *residual);
 // ---- head.c
-void head_rows(Activations *a); // the trained rows of the last layer's output through the final norm
+int head_rows(Activations *a); // the trained rows of the last layer's output through the final norm
 int decoder_logits(Activations *a, float *device_logits, float *logits); // of those rows, (M,V) host
 // ---- zero.c: with ZeRO 3, the weights of a layer: asked for early, needed now. Ranks ask in the same order.
 int zero_ask(Model *m, int layer);

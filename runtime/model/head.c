@@ -11,13 +11,16 @@ static bool cut(const Activations *a)
     return a->m->mesh && a->m->mesh->tensor_size > 1;
 }
 
-void head_rows(Activations *a)
+int head_rows(Activations *a)
 {
     Device *d = a->m->dev;
     const ModelConfig *c = &a->m->cfg;
-    d->op.gather_rows(d, a->m->t, a->hg, a->x_out, a->head_row, c->C, a->M);
+    void *x;
+    TRY(stream_gather(a, a->x_out, &x));
+    d->op.gather_rows(d, a->m->t, a->hg, x, a->head_row, c->C, a->M);
     d->op.rmsnorm_fwd(d, a->m->t, a->hn, a->rstd_f, a->hg, a->m->top[P_FINAL_NORM]->vec, c->norm_offset, c->norm_eps,
                       c->C, a->M);
+    return OK;
 }
 
 // ---- a vocabulary in shares -----------------------------------------------------------------------------------------
@@ -129,8 +132,9 @@ static int head_to_decoder(Activations *a, GradSet *g)
     if (head->slot >= 0 && head != a->m->top[P_EMBED]) TRY(grad_done(a, g, head->slot));
     TRY(tensor_sum(a, a->dhead, a->M));
     TRY(norm_gradient(a, g, a->m->top[P_FINAL_NORM], a->hn, a->dhead, a->hg, a->rstd_f, false, a->M)); // hn is free now
-    d->op.scatter_rows(d, a->m->t, a->dx, a->hn, a->head_row, a->m->cfg.C, a->M, a->T);
-    return OK;
+    void *whole = stream_whole(a, a->dx);
+    d->op.scatter_rows(d, a->m->t, whole, a->hn, a->head_row, a->m->cfg.C, a->M, a->T);
+    return stream_scatter(a, a->dx, whole);
 }
 
 int decoder_head(Activations *a, const float *weight, float *logp, GradSet *g)

@@ -37,23 +37,6 @@ void linear_forward(Activations *a, const LinearIn *in, void *y, int64_t ldy, co
                      residual, a->T);
 }
 
-int linear_forward_cut(Activations *a, const LinearIn *in, void *y, const void *residual)
-{
-    const bool first = !a->m->mesh || a->m->mesh->tensor_rank == 0;
-    LinearIn part = *in;
-    if (!first) part.bias = NULL;
-    linear_forward(a, &part, y, a->m->cfg.C, first ? residual : NULL);
-    return tensor_sum(a, y, a->T);
-}
-
-int tensor_sum(Activations *a, void *x, int rows)
-{
-    const Mesh *mesh = a->m->mesh;
-    if (!mesh || mesh->tensor_size == 1) return OK;
-    TRY(a->m->dev->sync(a->m->dev));
-    return comm_all_reduce(mesh->tensor, x, (size_t)rows * (size_t)a->m->cfg.C, a->m->t, REDUCE_SUM);
-}
-
 float *grad_begin(Activations *a, GradSet *g, int slot, bool *accumulate)
 {
     float *direct = grad_direct(g, slot);

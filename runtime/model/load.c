@@ -295,6 +295,7 @@ static int place_in_mesh(Model *m, const TrainSpec *spec)
     const ModelConfig *c = &m->cfg;
     m->mesh = spec->mesh;
     m->zero = m->mesh && m->mesh->data_size > 1 ? spec->zero : 0;
+    m->sequence = m->mesh && m->mesh->tensor_size > 1 && spec->sequence;
     m->unit_head = 0; // then the layers, from the last to the first
     m->unit_embed = c->L + 1;
     m->unit_vectors = c->L + 2;

@@ -108,6 +108,7 @@ typedef struct Model {
     int n_units, unit_head, unit_embed, unit_vectors; // units of exchange, in the order in which backward ends them
     const Mesh *mesh;                                 // NULL: one rank
     int zero;                                         // ZeRO stage; 0 when there is one data rank
+    bool sequence;                                    // the residual stream is in parts over the tensor ranks
     TpCut cut;                                        // what of each layer this tensor rank has
     struct Zero *z;
     float *rope_cos, *rope_sin; // (positions, rot/2)
@@ -125,6 +126,7 @@ typedef struct TrainSpec {
     bool optimizer;   // allocate m and v
     const Mesh *mesh; // the caller's, longer-lived than the model; NULL: one rank
     int zero;         // ZeRO stage over the mesh's data ranks
+    bool sequence;    // sequence parallelism over the mesh's tensor ranks
 } TrainSpec;
 
 // Opens path (HF directory, GGUF, attune checkpoint), checks every tensor's shape against the configuration, allocates from `run`

@@ -86,7 +86,9 @@ static void train_whole(Model *m, Param *p)
                    .row0 = p->row0,
                    .col0 = p->col0};
     snprintf(t.name, sizeof t.name, "%s", p->name);
-    p->slot = add_trainable(m, t, p->cut != TP_WHOLE, p->cut == TP_ROWS_KV ? SUM_KV : SUM_DATA);
+    const bool of_parts =
+        m->sequence && (p->id == P_ATTN_NORM || p->id == P_MLP_NORM); // each rank sees its rows of the stream
+    p->slot = add_trainable(m, t, p->cut != TP_WHOLE, of_parts ? SUM_TENSOR : p->cut == TP_ROWS_KV ? SUM_KV : SUM_DATA);
 }
 
 static int select_freeze(Model *m, const TrainSpec *spec)

@@ -51,6 +51,22 @@ layouts llama full model/model.safetensors train.weight_decay=0.1
 layouts llama_untied full model/model.safetensors train.recompute=true
 layouts llama3 freeze model/model.safetensors 'freeze.train=[layers.1.mlp, norm, embed]'
 
+# sequence parallelism: other places for the same numbers
+for layout in "2 1 0" "3 1 0" "4 1 0" "2 2 0" "2 2 3"; do
+    read -r tp dp zero <<<"$layout"
+    for family in llama llama_untied; do
+        [[ $family == llama ]] && args=(train.weight_decay=0.1) || args=(train.recompute=true)
+        out=$work/sequence-$family-$tp-$dp-$zero
+        train 0 $((tp * dp)) "$out" "model=$golden/$family" method=full "${args[@]}" parallel.tensor=$tp parallel.zero=$zero \
+            parallel.sequence=true
+        within "$(largest loss "$out" "$work/$family-full-one")" 1e-5 "sequence parallel, $family $layout: loss"
+        within "$(largest grad_norm "$out" "$work/$family-full-one")" 1e-4 "sequence parallel, $family $layout: grad_norm"
+    done
+done
+same "$work/sequence-llama-2-2-3/model/model.safetensors" "$work/sequence-llama-2-1-0/model/model.safetensors" "sequence parallel, bits"
+train 0 4 "$work/sequence-lora" "model=$golden/llama" parallel.tensor=4 parallel.sequence=true
+within "$(largest loss "$work/sequence-lora" "$work/llama-lora-one")" 1e-5 "sequence parallel, adapters"
+
 # one data rank: the stage says nothing
 train 0 2 "$work/alone" "model=$golden/llama" method=full train.weight_decay=0.1 parallel.tensor=2 parallel.zero=3
 same "$work/alone/model/model.safetensors" "$work/llama-full-2-1-0/model/model.safetensors" "ZeRO with one data rank"
