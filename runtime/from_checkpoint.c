@@ -99,6 +99,11 @@ int from_checkpoint_open(Session *s, const char *path, const char *method)
     return OK;
 }
 
+const char *from_checkpoint_dir(const Session *s)
+{
+    return s->from ? s->from->dir : NULL;
+}
+
 void from_checkpoint_close(Session *s)
 {
     if (!s->from) return;

@@ -224,21 +224,22 @@ static void set_meta(json_t *facts, const char *json)
         json_t *v = json_object_get(meta, shown[i]);
         if (v) json_object_set(facts, shown[i], v);
     }
+    json_object_update_missing(facts, json_object_get(meta, "provenance"));
     json_decref(meta);
 }
 
 static int describe_meta(json_t *facts, const char *dir)
 {
-    Comm *self;
+    CkptReader *reader;
     CkptMeta meta = {0};
-    TRY(comm_open(&self, &(CommConfig){.kind = "self"}));
-    int status = checkpoint_load_meta(self, dir, &meta);
+    TRY(checkpoint_open(&reader, dir));
+    int status = checkpoint_read_meta(reader, &meta);
     if (status == OK) {
         json_object_set_new(facts, "step", json_integer(meta.step));
-        if (meta.json) set_meta(facts, meta.json);
+        set_meta(facts, meta.json);
     }
     checkpoint_meta_free(&meta);
-    comm_close(self);
+    checkpoint_close(reader);
     return status;
 }
 

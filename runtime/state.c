@@ -3,6 +3,7 @@
 // cursor, and every random number, so the step is all that has to be remembered of them.
 // Each rank writes its share and reads what it has.
 #include "trainer.h"
+#include "provenance.h"
 #include <jansson.h>
 #include <math.h>
 #include <pthread.h>
@@ -84,6 +85,7 @@ static char *state_json(const Trainer *t)
                           "total_steps", (json_int_t)t->total_steps, "data_digest",
                           tmpf("%016llx", (unsigned long long)dataset_digest(t->train)));
     if (streq(r->method, "lora")) json_object_set_new(j, "lora", peft_json(&t->s.peft));
+    json_object_set(j, "provenance", t->provenance);
     char *text = json_dumps(j, JSON_INDENT(1));
     json_decref(j);
     buf_free(&yaml);
@@ -271,6 +273,7 @@ int state_resume(Trainer *t, bool *found)
     TRY_DONE(checkpoint_expect(world, dir, s.t, s.n));
     TRY_DONE(checkpoint_load(world, dir, s.t, s.n));
     TRY_DONE(params_refresh(t->s.model));
+    json_object_set_new(t->provenance, "parent", provenance_of_checkpoint(dir));
     t->step = meta.step;
     *found = true;
 done:

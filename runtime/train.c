@@ -6,6 +6,7 @@
 #include "trainer.h"
 #include "eval/report.h"
 #include "io/fault.h"
+#include "provenance.h"
 #include "track/progress.h"
 #include <math.h>
 #include <signal.h>
@@ -292,6 +293,7 @@ static int train_opened(Trainer *t, Comm *world, const TrainArgs *a)
 {
     bool found = false, stop;
     TRY(comm_agree(world, trainer_open_memory(t)));
+    TRY(comm_agree(world, provenance_open(&t->provenance, &t->s)));
     TRY(open_run_dir(t, world, a));
     if (a->resume) {
         TRY(comm_agree(world, state_resume(t, &found)));
@@ -319,6 +321,7 @@ static void trainer_close(Trainer *t)
     activations_close(t->act);
     grad_close(t->grads);
     rundir_close(t->dir);
+    json_decref(t->provenance);
     dataset_close(t->valid);
     dataset_close(t->train);
     free(t->logp);

@@ -7,6 +7,7 @@
 #include "objective/objective.h"
 #include "optim/optimizer.h"
 #include "session.h"
+#include <jansson.h>
 
 typedef struct Saver Saver;
 
@@ -21,6 +22,7 @@ typedef struct Trainer {
     Schedule schedule;
     AdamW adamw;
     RunDir *dir;
+    json_t *provenance;        // for the checkpoints' descriptions
     Saver *saver;              // the asynchronous checkpoint writer; NULL until the first one
     int failed_saves;          // in a row, until now
     int64_t step, total_steps; // optimizer steps done; to do

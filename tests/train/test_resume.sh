@@ -30,6 +30,17 @@ for ranks in 0 2; do # from step 4, alone and on two ranks
     whole "$work/from4-$ranks" "resumed at step 4 on $ranks ranks"
 done
 
+# where a checkpoint comes from: program, ranks, the base model's files, and what it went on from
+run 0 0 inspect "$work/from4-2/checkpoints/step-00000012"
+says 'attune +0[.]'
+says 'hosts +[^ ]+ 2'
+says 'ranks +2'
+says 'parent +checkpoint [^ ]*step-00000004, manifest [0-9a-f]{16}'
+says 'model.safetensors +331.0 kB +20[-0-9T:]+Z +[0-9a-f]{16}'
+run 0 0 inspect "$work/whole/checkpoints/step-00000012"
+says 'ranks +1'
+! grep -q ^parent "$work/log" || complain "a run from the start has a parent"
+
 cp -r "$work/whole" "$work/damaged" # the newest is damaged: the one before is used, with a warning
 printf X | dd of="$work/damaged/checkpoints/step-00000012/state.h5" bs=1 seek=5000 conv=notrunc 2>/dev/null
 train 0 0 "$work/damaged" --resume
