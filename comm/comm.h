@@ -11,7 +11,8 @@ typedef enum ReduceOp { REDUCE_SUM, REDUCE_MAX, REDUCE_MIN } ReduceOp;
 
 typedef struct CommConfig {
     const char *kind; // "auto" (mpi when started by mpirun/srun, else self), "self", "mpi", "fake", "nccl"
-    int fake_size;    // kind "fake": how many ranks to pretend
+    int fake_size;    // kind "fake": how many ranks to pretend,
+    int fake_rank;    // and which of them to be
 } CommConfig;
 
 int comm_open(Comm **out, const CommConfig *c); // the world. Refuses a one-rank world inside a multi-task srun step
@@ -19,16 +20,18 @@ void comm_close(Comm *c);                       // NULL is fine; a barrier first
 int comm_split(Comm **out, Comm *c, int color, int key); // as MPI_Comm_split
 // The ranks as a grid of `columns` columns, rank r at row r / columns: the group of this rank's row, or of its column.
 int comm_split_grid(Comm **out, Comm *c, int columns, bool row);
+// The group of ranks [first, first + count), which this rank is one of; the others call it with the range that they are in.
+int comm_split_range(Comm **out, Comm *c, int first, int count);
 int comm_rank(const Comm *c);
 int comm_size(const Comm *c);
 int comm_local_rank(const Comm *c); // among the ranks of this node
 int comm_local_size(const Comm *c);
 
+// Kind "fake" only counts bytes where x is NULL.
 int comm_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op); // in place
 // Both in place, over parts of any sizes: rank r's part of x is [start[r], start[r + 1]), in elements; start has size + 1
 // entries, the same on every rank, and need not begin with 0. A gather wants the own part in x and gives all parts; a
-// reduce-scatter gives the sum over the ranks in the own part and leaves the rest of x undefined. Kind "fake" only counts the
-// bytes: x may be NULL.
+// reduce-scatter gives the sum over the ranks in the own part and leaves the rest of x undefined.
 int comm_all_gather_parts(Comm *c, void *x, const size_t *start, DType t);
 int comm_reduce_scatter_parts(Comm *c, void *x, const size_t *start, DType t);
 int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root); // x must be writable on the root too
@@ -44,9 +47,13 @@ _Noreturn void comm_abort(Comm *c, int exit_code); // ends every rank now
 
 typedef struct CommStats {
     uint64_t calls, bytes; // payload bytes handed in by this rank
+    uint64_t wire_bytes;   // of these exchanges in rings: 2(n-1)/n of an all-reduce, (n-1)/n of what the others move
     double wait_ms;
 } CommStats;
 CommStats comm_stats(const Comm *c); // from any thread
+// Resident bytes that this group has come to take in each of its ranks, if they are all of one node: its window of shared memory,
+// and, for the world, what MPI keeps.
+size_t comm_footprint(const Comm *c);
 
 // ---- queue.c: collectives beside the computation ----
 // One thread that runs posted jobs in the order they were posted. Ranks that post the same jobs in the same order do not

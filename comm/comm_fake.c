@@ -1,6 +1,6 @@
-// comm_fake: N ranks answered by one process, which is rank 0. The absent ranks are taken to hold what this
+// comm_fake: N ranks answered by one process, which is one of them. The absent ranks are taken to hold what this
 // one holds, so a sum is N times the value: sizes, byte counts and memory are those of a real run, on a
-// laptop.
+// laptop. Where there is no memory to exchange (plans), bytes are counted all the same.
 #include "comm_impl.h"
 #include <stdlib.h>
 #include <string.h>
@@ -8,15 +8,22 @@
 static int fake_open(Comm *c, const CommConfig *config)
 {
     if (config->fake_size < 1) return fail(E_INPUT, NULL, NULL, "a world of %d ranks", config->fake_size);
+    ASSERT(config->fake_rank >= 0 && config->fake_rank < config->fake_size);
     c->size = c->local_size = config->fake_size;
+    c->rank = c->local_rank = config->fake_rank;
     return OK;
 }
 
 // The others' colors are not known; unless the size of the group is, they are taken to be this rank's.
-static int fake_split(Comm *c, const Comm *parent, int color, int key, int size)
+static int fake_split(Comm *c, const Comm *parent, int color, int key)
 {
     (void)color, (void)key;
-    c->size = c->local_size = size ? size : parent->size;
+    if (!c->size) {
+        c->size = parent->size;
+        c->rank = parent->rank;
+    }
+    c->local_size = c->size;
+    c->local_rank = c->rank;
     return OK;
 }
 
@@ -27,7 +34,7 @@ static void fake_close(Comm *c)
 
 static int fake_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op)
 {
-    if (op != REDUCE_SUM || c->size == 1) return OK;
+    if (op != REDUCE_SUM || !x) return OK;
     size_t bytes = count * dtype_size(t);
     char *value = xmalloc(bytes);
     memcpy(value, x, bytes);
@@ -36,7 +43,6 @@ static int fake_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op)
     return OK;
 }
 
-// Plans of sharded runs hold no memory to gather into.
 static int fake_parts(Comm *c, void *x, const size_t *start, DType t)
 {
     (void)c, (void)x, (void)start, (void)t;

@@ -9,8 +9,8 @@ typedef struct CommOps {
     const char *name;
     // Fill rank, size, local_rank, local_size and impl; everything else of *c is comm.c's.
     int (*open)(Comm *c, const CommConfig *config);
-    int (*split)(Comm *c, const Comm *parent, int color, int key,
-                 int size); // size of the group, 0: not known before
+    // c->size and c->rank are set where they are known before, else size is 0
+    int (*split)(Comm *c, const Comm *parent, int color, int key);
     void (*close)(Comm *c); // may be called after an open that failed half-way
     // Never called with count 0, nor in a group of one rank. Sizes have been checked: no product below overflows.
     int (*all_reduce)(Comm *c, void *x, size_t count, DType t, ReduceOp op);
@@ -26,8 +26,10 @@ typedef struct CommOps {
 struct Comm {
     const CommOps *ops;
     int rank, size, local_rank, local_size;
-    _Atomic uint64_t calls, bytes, wait_ns; // one thread at a time writes them, any may read
-    void *impl;                             // the kind's own
+    bool world;
+    // one thread at a time writes them, any may read; largest: bytes that a rank had to show the others at once
+    _Atomic uint64_t calls, bytes, wire_bytes, largest, wait_ns;
+    void *impl; // the kind's own
 };
 
 #define COMM(kind) extern const CommOps comm_##kind;

@@ -114,9 +114,8 @@ static int mpi_open(Comm *c, const CommConfig *config)
     return look_around(m, c->rank);
 }
 
-static int mpi_split(Comm *c, const Comm *parent, int color, int key, int size)
+static int mpi_split(Comm *c, const Comm *parent, int color, int key)
 {
-    (void)size;
     const MpiComm *from = parent->impl;
     MpiComm *m = c->impl = new_comm(from->crowded);
     m->timeout_ms = from->timeout_ms;

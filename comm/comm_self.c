@@ -9,9 +9,9 @@ static int self_open(Comm *c, const CommConfig *config)
     return OK;
 }
 
-static int self_split(Comm *c, const Comm *parent, int color, int key, int size)
+static int self_split(Comm *c, const Comm *parent, int color, int key)
 {
-    (void)parent, (void)color, (void)key, (void)size;
+    (void)parent, (void)color, (void)key;
     return self_open(c, NULL);
 }
 

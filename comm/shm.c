@@ -62,6 +62,13 @@ size_t shm_window_bytes(int size)
     return lines_bytes(size) + 2 * (size_t)size * slot_bytes(size);
 }
 
+size_t shm_resident_bytes(int size, size_t largest)
+{
+    enum { AROUND = 64 << 10 }; // of a file's pages, a fault maps some neighbours too
+    const size_t used = MIN(slot_bytes(size), ROUND_UP(largest, AROUND));
+    return lines_bytes(size) + 2 * (size_t)size * used;
+}
+
 Shm *shm_attach(void *window, int rank, int size, bool crowded)
 {
     Shm *g = xcalloc(1, sizeof *g);

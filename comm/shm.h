@@ -20,6 +20,8 @@ Shm *shm_open_window(const char *name, bool make, int rank, int size, bool crowd
 void shm_forget(const char *name);
 // The same over memory that is there already, zeroed and 4096-aligned, of shm_window_bytes(size): for threads.
 size_t shm_window_bytes(int size);
+// What of it is ever touched, and so resident, when no member has more than `largest` bytes to show the others at once.
+size_t shm_resident_bytes(int size, size_t largest);
 Shm *shm_attach(void *window, int rank, int size,
                 bool crowded); // crowded: more members than cores, waiting must not spin
 void shm_close(Shm *g);        // NULL is fine

@@ -50,7 +50,8 @@ int trainer_gradients(const Trainer *t, Model *m, Arena *run, GradSet **out)
                           .units = m->n_units,
                           .zero = m->zero,
                           .order_free = t->s.recipe.deterministic,
-                          .kv_color = shared_heads ? m->cut.kv0 : -1};
+                          .kv_first = m->cut.kv_first,
+                          .kv_ranks = shared_heads ? m->cut.kv_ranks : 0};
     return grad_open(out, run, &c);
 }
 

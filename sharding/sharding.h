@@ -95,7 +95,8 @@ typedef struct GradConfig {
     int n, units; // units are done in this order; the last may gather gradients all through backward (vectors)
     int zero;
     bool order_free;
-    int kv_color; // tensor ranks with the same color share key/value heads; -1: none do
+    int kv_first,
+        kv_ranks; // tensor ranks [kv_first, kv_first + kv_ranks) share a key/value head with this; 0: none share any
 } GradConfig;
 int grad_open(GradSet **out, Arena *run, const GradConfig *c);
 void grad_close(GradSet *g);

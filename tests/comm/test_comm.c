@@ -323,6 +323,17 @@ static void test_split_grid(void **state)
     }
 }
 
+static void test_split_range(void **state)
+{
+    (void)state;
+    Comm *part;
+    const int first = rank < 1 ? 0 : 1, count = rank < 1 ? 1 : size - 1; // rank 0 alone, the others together
+    assert_int_equal(comm_split_range(&part, world, first, count), OK);
+    assert_int_equal(comm_size(part), count);
+    assert_int_equal(comm_rank(part), rank - first);
+    comm_close(part);
+}
+
 // ---- agreement ----------------------------------------------------------------------------------------------
 // (fail) is ours, of base.h; without the parentheses it would be a macro of cmocka.
 static int agree_on(int culprit, int code, int others)
@@ -387,6 +398,8 @@ static void test_stats(void **state)
     CommStats after = comm_stats(world);
     assert_int_equal(after.calls - before.calls, 4);
     assert_int_equal(after.bytes - before.bytes, 400 + 200 + (rank ? 0 : 400) + 400);
+    const uint64_t ring = (400 * 2 + 200 + 400 + 400) * (uint64_t)(size - 1) / (uint64_t)size;
+    assert_in_range(after.wire_bytes - before.wire_bytes, ring < 4 ? 0 : ring - 4, ring);
     assert_true(after.wait_ms >= before.wait_ms);
     free(start);
 }
@@ -431,6 +444,7 @@ int main(void)
         cmocka_unit_test(test_blob),
         cmocka_unit_test(test_split),
         cmocka_unit_test(test_split_grid),
+        cmocka_unit_test(test_split_range),
         cmocka_unit_test(test_agree),
         cmocka_unit_test(test_agree_on_the_worst),
         cmocka_unit_test(test_agree_on_a_common_fault),

@@ -50,6 +50,52 @@ static void test_fake_counts_bytes(void **state)
     comm_close(c);
 }
 
+// Each of the pretended ranks may be this one.
+static void test_fake_rank(void **state)
+{
+    (void)state;
+    Comm *c, *row, *column, *range, *all;
+    assert_int_equal(comm_open(&c, &(CommConfig){.kind = "fake", .fake_size = 12, .fake_rank = 7}), OK);
+    assert_int_equal(comm_rank(c), 7);
+    assert_int_equal(comm_split_grid(&row, c, 4, true), OK);
+    assert_int_equal(comm_split_grid(&column, c, 4, false), OK);
+    assert_int_equal(comm_split_range(&range, c, 5, 6), OK);
+    assert_int_equal(comm_split(&all, c, 0, 7), OK);
+    assert_int_equal(comm_rank(row), 3);
+    assert_int_equal(comm_size(row), 4);
+    assert_int_equal(comm_rank(column), 1);
+    assert_int_equal(comm_size(column), 3);
+    assert_int_equal(comm_rank(range), 2);
+    assert_int_equal(comm_size(range), 6);
+    assert_int_equal(comm_rank(all), 7);
+    assert_int_equal(comm_size(all), 12);
+    const size_t start[] = {0, 10, 30, 60};
+    assert_int_equal(comm_all_gather_parts(column, NULL, start, DT_BF16), OK);
+    assert_int_equal(comm_stats(column).bytes, 40); // the second of three
+    assert_int_equal(comm_agree(c, OK), OK);
+    Comm *const opened[] = {row, column, range, all, c};
+    for (size_t i = 0; i < COUNT_OF(opened); i++) comm_close(opened[i]);
+}
+
+static void test_bytes_of_rings(void **state)
+{
+    (void)state;
+    Comm *c;
+    assert_int_equal(comm_open(&c, &(CommConfig){.kind = "fake", .fake_size = 4}), OK);
+    const size_t before = comm_footprint(c);
+    assert_int_equal(comm_all_reduce(c, NULL, 1 << 20, DT_F32, REDUCE_SUM), OK);
+    assert_int_equal(comm_stats(c).wire_bytes, 6 << 20);
+    const size_t start[] = {0, 100, 200, 300, 1000};
+    assert_int_equal(comm_reduce_scatter_parts(c, NULL, start, DT_F32), OK);
+    assert_int_equal(comm_stats(c).wire_bytes, (6 << 20) + 3000);
+    assert_int_equal(comm_all_gather_parts(c, NULL, start, DT_F32), OK);
+    assert_int_equal(comm_stats(c).wire_bytes, (6 << 20) + 6000);
+    assert_int_equal(comm_barrier(c), OK);
+    assert_int_equal(comm_stats(c).wire_bytes, (6 << 20) + 6000);
+    assert_int_equal(comm_footprint(c) - before, 2 << 20); // two slots of 256 KiB for each rank
+    comm_close(c);
+}
+
 static void refused(const CommConfig *config, int code, const char *hint)
 {
     Comm *c = NULL;
@@ -112,6 +158,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fake_world),
         cmocka_unit_test(test_fake_counts_bytes),
+        cmocka_unit_test(test_fake_rank),
+        cmocka_unit_test(test_bytes_of_rings),
         cmocka_unit_test(test_lonely_ranks_are_refused),
         cmocka_unit_test(test_unknown_kinds_are_refused),
         cmocka_unit_test(test_auto_is_self_without_a_launcher),

@@ -126,12 +126,8 @@ static void open_world(World *w, const Case *c, const char *family, const char *
     check(arena_open(&w->step, "step", 256 << 20, false));
     check(model_open(&w->m, w->dev, DT_F32, w->run, dir, 1024, &spec));
     check(activations_open(&w->a, w->m, w->step, MAX_T, MAX_ROWS, MAX_T, true, c->recompute));
-    const GradConfig grads = {.device = w->dev,
-                              .t = w->m->shard,
-                              .n = w->m->n_trained,
-                              .units = w->m->n_units,
-                              .order_free = true,
-                              .kv_color = -1};
+    const GradConfig grads = {
+        .device = w->dev, .t = w->m->shard, .n = w->m->n_trained, .units = w->m->n_units, .order_free = true};
     check(grad_open(&w->g, w->run, &grads));
 }
 
