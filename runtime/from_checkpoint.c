@@ -53,6 +53,7 @@ static int read_adapter_shape(PeftConfig *c, const json_t *lora, const char *bas
     *c = (PeftConfig){.rank = rank,
                       .alpha = json_number_value(json_object_get(lora, "alpha")),
                       .use_rslora = json_is_true(json_object_get(lora, "rslora")),
+                      .use_dora = json_is_true(json_object_get(lora, "dora")),
                       .base_model = xstrdup(base),
                       .targets = xcalloc(n + 1, sizeof *c->targets)};
     for (size_t i = 0; i < n; i++) c->targets[i] = xstrdup(json_string_value(json_array_get(targets, i)));

@@ -37,8 +37,6 @@ static int adapter_shape(Session *s, const char *dir)
     const Recipe *r = &s->recipe;
     if (dir && *dir) {
         TRY(peft_config_read(&s->peft, dir));
-        if (s->peft.use_dora)
-            return fail(E_INPUT, tmpf("%s/adapter_config.json", dir), NULL, "use_dora: this build has LoRA and rsLoRA");
         if (s->peft.modules_to_save && s->peft.modules_to_save[0])
             return fail(E_INPUT, tmpf("%s/adapter_config.json", dir), NULL, "modules_to_save is not supported");
         return OK;
@@ -47,6 +45,7 @@ static int adapter_shape(Session *s, const char *dir)
                            .alpha = r->lora.alpha,
                            .dropout = r->lora.dropout,
                            .use_rslora = streq(r->lora.variant, "rslora"),
+                           .use_dora = streq(r->lora.variant, "dora"),
                            .base_model = xstrdup(r->model),
                            .targets = copy_list(&r->lora.targets)};
     return OK;

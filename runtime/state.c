@@ -71,8 +71,8 @@ static json_t *peft_json(const PeftConfig *c)
         json_array_append_new(patterns,
                               json_pack("[s, i, o]", c->pattern[i], c->pattern_rank[i],
                                         isnan(c->pattern_alpha[i]) ? json_null() : json_real(c->pattern_alpha[i])));
-    return json_pack("{s:i, s:f, s:b, s:o, s:o}", "rank", c->rank, "alpha", c->alpha, "rslora", c->use_rslora,
-                     "targets", targets, "patterns", patterns);
+    return json_pack("{s:i, s:f, s:b, s:b, s:o, s:o}", "rank", c->rank, "alpha", c->alpha, "rslora", c->use_rslora,
+                     "dora", c->use_dora, "targets", targets, "patterns", patterns);
 }
 
 static char *state_json(const Trainer *t)

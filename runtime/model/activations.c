@@ -62,19 +62,21 @@ static void carve_backward(Activations *a, Arena *step)
     const ModelConfig *c = &m->cfg;
     const TpCut *cut = &m->cut;
     const int T = a->T_max;
-    int R = 0, dropped = 0;
+    int R = 0, dropped = 0, scaled = 0;
     size_t largest = 0;
     for (int i = 0; i < m->n_param; i++) {
         const Adapter *ad = m->param[i].adapter;
         if (!ad) continue;
         R = MAX(R, ad->R);
         if (ad->dropout > 0) dropped = MAX(dropped, m->param[i].K);
+        if (ad->dora) scaled = MAX(scaled, m->param[i].N);
     }
     for (int i = 0; i < m->n_trained; i++)
         if (m->trained[i].param->id != P_EMBED)
             largest = MAX(largest, (size_t)m->trained[i].N * (size_t)m->trained[i].K);
     a->drop = arena_alloc(step, act_bytes(a, T, dropped));
     a->ds = arena_alloc(step, act_bytes(a, T, R));
+    a->u = arena_alloc(step, act_bytes(a, T, scaled));
     a->dx = arena_alloc(step, act_bytes(a, stream_rows_max(m, T), c->C));
     a->dh = arena_alloc(step, act_bytes(a, T, c->C));
     a->da = arena_alloc(step, act_bytes(a, T, cut->F));

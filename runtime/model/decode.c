@@ -136,8 +136,7 @@ int decoder_extend(Activations *a, KvCache *k, const int *slot, const int *count
         TRY(embed_tokens(a, tokens));
     }
     for (int l = 0; l < L; l++) {
-        TRY(zero_need(m, l));
-        TRY(zero_ask(m, (l + 1) % L)); // the next token begins at layer 0
+        TRY(layer_begin(m, l, (l + 1) % L)); // the next token begins at layer 0
         if (n) TRY(cached_layer(a, k, l, n));
     }
     if (!n) return OK;

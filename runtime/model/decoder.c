@@ -153,6 +153,13 @@ static int upload_batch(Activations *a, const Batch *b)
     return upload_ids(a, a->target, a->local_target, b->target, b->M);
 }
 
+int layer_begin(Model *m, int l, int next)
+{
+    TRY(zero_need(m, l));
+    TRY(zero_ask(m, next));
+    return dora_ready(m, l);
+}
+
 int decoder_forward(Activations *a, const Batch *b, bool training)
 {
     Model *m = a->m;
@@ -163,8 +170,7 @@ int decoder_forward(Activations *a, const Batch *b, bool training)
     if (b) TRY(upload_batch(a, b));
     if (b) TRY(embed_tokens(a, b->tokens));
     for (int l = 0; l < L; l++) {
-        TRY(zero_need(m, l));
-        TRY(zero_ask(m, l + 1));
+        TRY(layer_begin(m, l, l + 1));
         if (b) TRY(layer_forward(a, l, &a->layer[l], l + 1 < L ? a->layer[l + 1].x : a->x_out));
     }
     if (b) TRY(head_rows(a));
@@ -259,8 +265,7 @@ int decoder_backward(Activations *a, GradSet *g)
     const int lowest = lowest_layer(m);
     TRY(grad_unit_done(g, m->unit_head));
     for (int l = m->cfg.L - 1; l >= lowest; l--) {
-        TRY(zero_need(m, l));
-        if (l > lowest) TRY(zero_ask(m, l - 1));
+        TRY(layer_begin(m, l, l > lowest ? l - 1 : -1));
         if (!a->idle) TRY(layer_backward(a, l, l > lowest || m->top[P_EMBED]->slot >= 0, g));
         TRY(grad_unit_done(g, m->cfg.L - l));
     }

@@ -33,6 +33,7 @@ struct Activations {
     void *a;               // (T,F) SwiGLU product
     void *drop;            // (T, widest K) dropped-out adapter input
     void *ds;              // (T, largest R)
+    void *u;               // (T, widest N) DoRA: x·W'ᵀ again, then its gradient
     void *dx;              // (T,C) the gradient on its way down, this rank's rows of the stream
     void *full;            // (T,C) sequence parallel: all rows of what ranks hold in parts
     void *dh;              // (T,C)
@@ -66,6 +67,7 @@ typedef struct LinearIn {
     int64_t ldx;
     void *s; // (T,R) the adapter's inner activation; NULL without adapter
 } LinearIn;
+// residual may be y, but not of a linear with DoRA
 void linear_forward(Activations *a, const LinearIn *in, void *y, int64_t ldy, const void *residual);
 // dx NULL: nothing below needs it
 int linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, const void *dy,
@@ -77,7 +79,9 @@ int grad_done(Activations *a, GradSet *g, int slot);
 bool linear_trained(const Param *p, const Param *bias);
 
 size_t act_bytes(const Activations *a, int64_t rows, int64_t cols); // in the compute type
-// ---- decoder.c: the embedding, and a layer in three pieces, so that decode.c can put its cache between them
+// ---- decoder.c: what comes before anything of layer l, on all ranks: its weights and gains, and asking for layer `next` (-1: none)
+int layer_begin(Model *m, int l, int next);
+// the embedding, and a layer in three pieces, so that decode.c can put its cache between them
 int embed_tokens(Activations *a, const int32_t *tokens); // host (T) -> layer 0's input
 int layer_qkv(Activations *a, int l, LayerActs *k);
 int layer_mlp(Activations *a, int l, LayerActs *k, void *x_next);

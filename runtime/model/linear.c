@@ -1,11 +1,19 @@
 // linear.c: a linear layer as the decoder sees it. y = x·Wᵀ + bias + scale · drop(x)·Aᵀ·Bᵀ (+ residual), where the low-rank product
 // runs in the accumulators of the base product. Backward, with S = scale·drop(x)·Aᵀ and dS = scale·dy·B:
 //   dB = dyᵀ·S    dA = dSᵀ·drop(x)    dx = dy·W + drop'(dS·A)    dW = dyᵀ·x    dbias = Σ dy
+// With DoRA (dora.c), u = drop(x)·Wᵀ + S·Bᵀ:  y = gain ⊙ u + bias (+ residual); with dropout, as PEFT has it, the base's own product
+// goes through undropped: y = x·Wᵀ + S·Bᵀ + bias + (gain - 1) ⊙ u. Backward, u is computed again, and with du = gain ⊙ dy:
+//   dm = 1/norm ⊙ Σ dy ⊙ u    dB = duᵀ·S    dS = scale·du·B    dx = du·W + dS·A, or dy·W + drop'(((gain - 1) ⊙ dy)·W + dS·A)
 #include "model/decoder_impl.h"
 
 bool linear_trained(const Param *p, const Param *bias)
 {
     return p->slot >= 0 || p->adapter || (bias && bias->slot >= 0);
+}
+
+static bool drops(const Activations *a, const Adapter *ad)
+{
+    return ad && a->dropping && ad->dropout > 0;
 }
 
 // The adapter's input: x, or x with this layer's dropout mask (made anew in backward from the same counters).
@@ -14,11 +22,30 @@ static const void *adapter_input(Activations *a, const LinearIn *in, int64_t *ld
     const Adapter *ad = in->p->adapter;
     Device *d = a->m->dev;
     *ld = in->ldx;
-    if (!a->dropping || ad->dropout <= 0) return in->x;
+    if (!drops(a, ad)) return in->x;
     d->op.dropout(d, a->m->t, a->drop, in->p->K, in->x, in->ldx, a->row_key, ad->stream, ad->dropout, false,
                   in->p->col0, in->p->K, a->T);
     *ld = in->p->K;
     return a->drop;
+}
+
+// y = gain ⊙ u + bias + residual; x is the adapter's input
+static void dora_forward(Activations *a, const LinearIn *in, const LowRank *lr, const void *x, int64_t ldx, void *y,
+                         int64_t ldy, const void *residual)
+{
+    Device *d = a->m->dev;
+    const DType t = a->m->t;
+    const Param *p = in->p;
+    const float *bias = in->bias ? in->bias->vec : NULL;
+    ASSERT(!residual || residual != y);
+    if (!drops(a, p->adapter)) {
+        d->op.linear_fwd(d, t, y, ldy, x, ldx, &p->packed, lr, NULL, NULL, a->T);
+        d->op.scale_cols(d, t, y, ldy, y, ldy, p->adapter->gain, bias, residual, p->N, a->T);
+        return;
+    }
+    d->op.linear_fwd(d, t, a->u, p->N, x, ldx, &p->packed, lr, NULL, NULL, a->T);
+    d->op.linear_fwd(d, t, y, ldy, in->x, in->ldx, &p->packed, lr, bias, residual, a->T);
+    d->op.scale_cols(d, t, y, ldy, a->u, p->N, p->adapter->gain_less, NULL, y, p->N, a->T);
 }
 
 void linear_forward(Activations *a, const LinearIn *in, void *y, int64_t ldy, const void *residual)
@@ -32,6 +59,10 @@ void linear_forward(Activations *a, const LinearIn *in, void *y, int64_t ldy, co
         const void *x = adapter_input(a, in, &ld);
         d->op.lora_s(d, t, in->s, ad->R, x, ld, &ad->A, ad->scale, a->T);
         lr = (LowRank){.R = ad->R, .s = in->s, .lds = ad->R, .w = &ad->B};
+        if (ad->dora) {
+            dora_forward(a, in, &lr, x, ld, y, ldy, residual);
+            return;
+        }
     }
     d->op.linear_fwd(d, t, y, ldy, in->x, in->ldx, &in->p->packed, ad ? &lr : NULL, in->bias ? in->bias->vec : NULL,
                      residual, a->T);
@@ -59,6 +90,54 @@ static int weight_gradient(Activations *a, GradSet *g, int slot, const void *dy,
     return grad_done(a, g, slot);
 }
 
+// The magnitude's gradient; *dy becomes the gradient of u.
+static int dora_backward(Activations *a, const LinearIn *in, const void *x, int64_t ldx, const void **dy, int64_t *lddy,
+                         GradSet *g)
+{
+    Device *d = a->m->dev;
+    const DType t = a->m->t;
+    const Param *p = in->p;
+    const Adapter *ad = p->adapter;
+    const LowRank lr = {.R = ad->R, .s = in->s, .lds = ad->R, .w = &ad->B};
+    bool add;
+    float *dm = grad_begin(a, g, ad->slot_m, &add);
+    d->op.linear_fwd(d, t, a->u, p->N, x, ldx, &p->packed, &lr, NULL, NULL, a->T);
+    d->op.scale_cols_bwd(d, t, a->u, p->N, dm, *dy, *lddy, a->u, p->N, ad->gain, ad->inv_norm, add, p->N, a->T);
+    *dy = a->u;
+    *lddy = p->N;
+    return grad_done(a, g, ad->slot_m);
+}
+
+// Gradients of A, B and the magnitude, and a->ds. *dy becomes du with DoRA.
+static int adapter_backward(Activations *a, const LinearIn *in, const void **dy, int64_t *lddy, GradSet *g)
+{
+    Device *d = a->m->dev;
+    const Param *p = in->p;
+    const Adapter *ad = p->adapter;
+    int64_t ld;
+    const void *x = adapter_input(a, in, &ld);
+    if (ad->dora) TRY(dora_backward(a, in, x, ld, dy, lddy, g));
+    d->op.lora_ds(d, a->m->t, a->ds, ad->R, *dy, *lddy, &ad->B, ad->scale, a->T);
+    TRY(weight_gradient(a, g, ad->slot_b, *dy, *lddy, in->s, ad->R, p->N, ad->R));
+    return weight_gradient(a, g, ad->slot_a, a->ds, ad->R, x, ld, ad->R, p->K);
+}
+
+// What flows back through the mask: dS·A, and with DoRA ((gain - 1) ⊙ dy)·W.
+static void masked_dx(Activations *a, const Param *p, void *dx, int64_t lddx, const void *dy, int64_t lddy)
+{
+    Device *d = a->m->dev;
+    const DType t = a->m->t;
+    const Adapter *ad = p->adapter;
+    const LowRank lr = {.R = ad->R, .s = a->ds, .lds = ad->R, .w = &ad->A};
+    if (ad->dora) {
+        d->op.scale_cols_bwd(d, t, a->u, p->N, NULL, dy, lddy, NULL, 0, ad->gain_less, NULL, false, p->N, a->T);
+        d->op.linear_dx(d, t, a->drop, p->K, a->u, p->N, &p->packed, &lr, false, a->T);
+    } else {
+        d->op.linear_dx(d, t, a->drop, p->K, a->ds, ad->R, &ad->A, NULL, false, a->T);
+    }
+    d->op.dropout(d, t, dx, lddx, a->drop, p->K, a->row_key, ad->stream, ad->dropout, true, p->col0, p->K, a->T);
+}
+
 int linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, const void *dy,
                     int64_t lddy, GradSet *g)
 {
@@ -66,16 +145,9 @@ int linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, 
     const DType t = a->m->t;
     const Param *p = in->p;
     const Adapter *ad = p->adapter;
-    LowRank lr = {0};
-    const bool dropping = ad && a->dropping && ad->dropout > 0;
-    if (ad) {
-        int64_t ld;
-        const void *x = adapter_input(a, in, &ld);
-        d->op.lora_ds(d, t, a->ds, ad->R, dy, lddy, &ad->B, ad->scale, a->T);
-        TRY(weight_gradient(a, g, ad->slot_b, dy, lddy, in->s, ad->R, p->N, ad->R));
-        TRY(weight_gradient(a, g, ad->slot_a, a->ds, ad->R, x, ld, ad->R, p->K));
-        lr = (LowRank){.R = ad->R, .s = a->ds, .lds = ad->R, .w = &ad->A};
-    }
+    const void *du = dy;
+    int64_t lddu = lddy;
+    if (ad) TRY(adapter_backward(a, in, &du, &lddu, g));
     if (p->slot >= 0) TRY(weight_gradient(a, g, p->slot, dy, lddy, in->x, in->ldx, p->N, p->K));
     if (in->bias && in->bias->slot >= 0) {
         bool add;
@@ -84,9 +156,12 @@ int linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, 
         TRY(grad_done(a, g, in->bias->slot));
     }
     if (!dx) return OK;
-    d->op.linear_dx(d, t, dx, lddx, dy, lddy, &p->packed, ad && !dropping ? &lr : NULL, accumulate, a->T);
-    if (!dropping) return OK;
-    d->op.linear_dx(d, t, a->drop, p->K, a->ds, ad->R, &ad->A, NULL, false, a->T); // dS·A, then through the mask
-    d->op.dropout(d, t, dx, lddx, a->drop, p->K, a->row_key, ad->stream, ad->dropout, true, p->col0, p->K, a->T);
+    if (drops(a, ad)) {
+        d->op.linear_dx(d, t, dx, lddx, dy, lddy, &p->packed, NULL, accumulate, a->T);
+        masked_dx(a, p, dx, lddx, dy, lddy);
+        return OK;
+    }
+    const LowRank lr = {.R = ad ? ad->R : 0, .s = a->ds, .lds = ad ? ad->R : 0, .w = ad ? &ad->A : NULL};
+    d->op.linear_dx(d, t, dx, lddx, du, lddu, &p->packed, ad ? &lr : NULL, accumulate, a->T);
     return OK;
 }

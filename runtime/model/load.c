@@ -209,6 +209,7 @@ static int copy_rows(Model *m, void *dst, DType t, int K, Rows to, const char *s
 int param_store(Model *m, Param *p, int row0, int rows, const void *src, DType src_t, int64_t ld)
 {
     int skip;
+    if (p->adapter && !m->layer[p->layer].norms_old) m->layer[p->layer].norms_old = true;
     if (p->vec) {
         ASSERT(src_t == DT_F32 && ld == 1);
         return m->dev->upload(m->dev, p->vec + row0, src, (size_t)rows * sizeof(float));

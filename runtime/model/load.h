@@ -5,8 +5,16 @@
 unsigned param_id_flags(ParamId id); // PF_*
 
 // trainable.c
+bool param_cut_columns(const Param *p);                                // over the tensor ranks
 int trainable_setup(Model *m, const TrainSpec *spec);                  // fills trained and allocates
 int trainable_init(Model *m, const TrainSpec *spec, Weights *adapter); // first values of adapters
+
+// ---- dora.c ----
+void dora_open(Model *m, Param *p); // the vectors of p's adapter
+void dora_changed(Model *m);        // A, B and magnitudes have new values
+int dora_ready(
+    Model *m,
+    int layer); // gains of a layer whose weights are at hand, if they are out of date; collective over tensor ranks
 
 // ---- zero.c: parameters over the data ranks ----
 int zero_parts(const Model *m); // data ranks that share a tensor's optimizer state; 1: no ZeRO

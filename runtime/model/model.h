@@ -55,10 +55,15 @@ enum {             // flags of a row of params.def
 
 typedef struct Adapter {
     int R;
-    float scale, dropout; // scale = alpha / R, or alpha / sqrt(R)
-    uint64_t stream;      // of its dropout mask: hash of the module's name
-    Packed A, B;          // (R,K) and (N,R), what the kernels read
-    int slot_a, slot_b;   // in Model.trained
+    float scale, dropout;               // scale = alpha / R, or alpha / sqrt(R)
+    uint64_t stream;                    // of its dropout mask: hash of the module's name
+    Packed A, B;                        // (R,K) and (N,R), what the kernels read
+    int slot_a, slot_b;                 // in Model.trained
+    bool dora;                          // its rows have magnitudes (dora.c), each (N) f32:
+    float *magnitude;                   // trained
+    float *gain, *inv_norm, *gain_less; // magnitude / norm, 1 / norm; with dropout, gain - 1
+    int slot_m;
+    bool fresh; // the magnitude has no value yet: it becomes the norm when that is first known
 } Adapter;
 
 typedef struct Param {
@@ -78,7 +83,7 @@ typedef struct Param {
 
 // One f32 tensor that the optimizer moves. Checkpoints, export and clipping read this list.
 typedef struct Trainable {
-    char name[128]; // "model.layers.0.mlp.up_proj.weight", or ".lora_A.weight" of an adapter
+    char name[128]; // "model.layers.0.mlp.up_proj.weight"; of an adapter ".lora_A.weight", ".lora_magnitude_vector"
     Param *param;
     Packed *packed;                       // a matrix, as kernels read it; NULL: a vector, whose values are vec
     float *vec;                           // (N)
@@ -91,6 +96,7 @@ typedef struct Trainable {
 
 typedef struct Layer {
     Param *p[P_COUNT]; // NULL: this family has no such tensor
+    bool norms_old;    // DoRA: weights or adapters have changed since gains were computed
 } Layer;
 
 typedef struct Model {
@@ -139,7 +145,8 @@ int64_t model_trained_params(const Model *m);
 int model_tokens_check(const Model *m, int tokenizer_vocab,
                        const char *place); // E_INPUT when ids could exceed the embedding
 
-// Brings what kernels read up to date with the masters, after the optimizer moved them or a checkpoint was read. Collective.
+// Brings what kernels read up to date with the masters, after the optimizer moved them or a checkpoint was read: all masters have
+// values then. Collective.
 int params_refresh(Model *m);
 // Rows of a slab from src (row stride ld) into everything that holds them: packed weights, this rank's shard or master.
 int param_store(Model *m, Param *p, int row0, int rows, const void *src, DType src_t, int64_t ld);

@@ -58,7 +58,7 @@ static bool cut_by_rows(const Param *p)
     return p->cut == TP_ROWS_Q || p->cut == TP_ROWS_KV || p->cut == TP_ROWS_F || p->cut == TP_ROWS_V;
 }
 
-static bool cut_by_columns(const Param *p)
+bool param_cut_columns(const Param *p)
 {
     return p->cut == TP_COLS_Q || p->cut == TP_COLS_F;
 }
@@ -70,14 +70,14 @@ static int add_trainable(Model *m, Trainable t, bool cut, GradSum sum)
     t.owner = rank == (t.param->cut == TP_ROWS_KV && cut ? m->cut.kv_first : cut ? rank : 0);
     t.part = part_rows(t.N, zero_part(m), zero_parts(m));
     m->trained[i] = t;
-    m->shard[i] = (ShardTensor){t.N, t.K, unit_of(m, t.param, t.vec != NULL), sum, t.owner};
+    m->shard[i] = (ShardTensor){t.N, t.K, unit_of(m, t.param, !t.packed), sum, t.owner};
     return i;
 }
 
 static void train_whole(Model *m, Param *p)
 {
     Trainable t = {.param = p,
-                   .packed = p->vec ? NULL : &p->packed,
+                   .packed = param_id_flags(p->id) & PF_LINEAR ? &p->packed : NULL,
                    .vec = p->vec,
                    .N = p->N,
                    .K = p->K,
@@ -111,6 +111,21 @@ static int select_freeze(Model *m, const TrainSpec *spec)
     return OK;
 }
 
+// Over which ranks the gradient of something that has p's rows is summed.
+static GradSum sum_of_rows(const Param *p)
+{
+    return p->cut == TP_ROWS_KV ? SUM_KV : param_cut_columns(p) ? SUM_TENSOR : SUM_DATA;
+}
+
+static void add_magnitude(Model *m, Param *p, const char *module)
+{
+    dora_open(m, p);
+    Trainable t = {.param = p, .vec = p->adapter->magnitude, .adapter = true, .N = p->N, .K = 1};
+    t.full_N = p->full_N, t.full_K = 1, t.row0 = p->row0;
+    snprintf(t.name, sizeof t.name, "%s.lora_magnitude_vector", module);
+    p->adapter->slot_m = add_trainable(m, t, cut_by_rows(p), sum_of_rows(p));
+}
+
 static void add_adapter(Model *m, Param *p, const PeftConfig *c)
 {
     char module[96];
@@ -129,7 +144,7 @@ static void add_adapter(Model *m, Param *p, const PeftConfig *c)
     a->B.data = arena_alloc(m->run, m->dev->packed_bytes(m->dev, m->t, p->N, rank));
     // Of a weight cut by rows each rank sees a part of what flows back through A, of one cut by columns a part of what flows
     // through s to B: the one that is not cut has to be summed.
-    const bool rows = cut_by_rows(p), cols = cut_by_columns(p);
+    const bool rows = cut_by_rows(p), cols = param_cut_columns(p);
     Trainable A = {.param = p, .packed = &a->A, .adapter = true, .N = rank, .K = p->K};
     A.full_N = rank, A.full_K = p->full_K, A.col0 = p->col0;
     snprintf(A.name, sizeof A.name, "%s.lora_A.weight", module);
@@ -137,7 +152,8 @@ static void add_adapter(Model *m, Param *p, const PeftConfig *c)
     Trainable B = {.param = p, .packed = &a->B, .adapter = true, .N = p->N, .K = rank};
     B.full_N = p->full_N, B.full_K = rank, B.row0 = p->row0;
     snprintf(B.name, sizeof B.name, "%s.lora_B.weight", module);
-    a->slot_b = add_trainable(m, B, rows, p->cut == TP_ROWS_KV ? SUM_KV : cols ? SUM_TENSOR : SUM_DATA);
+    a->slot_b = add_trainable(m, B, rows, sum_of_rows(p));
+    if (c->use_dora) add_magnitude(m, p, module);
 }
 
 static bool all_linear(const PeftConfig *c)
@@ -194,8 +210,8 @@ static int select_lora(Model *m, const PeftConfig *c)
 
 int trainable_setup(Model *m, const TrainSpec *spec)
 {
-    m->trained = xcalloc(2 * (size_t)m->n_param, sizeof *m->trained);
-    m->shard = xcalloc(2 * (size_t)m->n_param, sizeof *m->shard);
+    m->trained = xcalloc(3 * (size_t)m->n_param, sizeof *m->trained); // an adapter has up to three
+    m->shard = xcalloc(3 * (size_t)m->n_param, sizeof *m->shard);
     if (streq(spec->method, "full"))
         for (int k = 0; k < m->n_param; k++) train_whole(m, &m->param[k]);
     else if (streq(spec->method, "freeze"))
@@ -221,6 +237,12 @@ int adapter_store(Model *m, int i, const float *src, int64_t ld)
 {
     Trainable *t = &m->trained[i];
     Device *d = m->dev;
+    Adapter *ad = t->param->adapter;
+    m->layer[t->param->layer].norms_old = true;
+    if (!t->packed) {
+        ad->fresh = false;
+        return d->upload(d, t->vec, src, (size_t)t->N * sizeof(float));
+    }
     d->op.linear_pack(d, t->packed, 0, t->N, src, DT_F32, ld);
     for (int r = 0; r < t->part.rows; r++)
         TRY(d->upload(d, t->master + (size_t)r * (size_t)t->K, src + (t->part.row0 + r) * ld,
@@ -251,11 +273,11 @@ static int read_adapter_tensor(const Trainable *t, Weights *w, float *host)
     int at = weights_find(w, name);
     if (at < 0) return fail(E_INPUT, name, "is it an adapter for this model?", "the adapter lacks this tensor");
     const TensorInfo *info = weights_info(w, at);
-    if (info->ndim != 2 || info->shape[0] != t->full_N || info->shape[1] != t->full_K)
+    const long long rows = (long long)info->shape[0], cols = info->ndim > 1 ? (long long)info->shape[1] : 1;
+    if (info->ndim != (t->packed ? 2 : 1) || rows != t->full_N || cols != t->full_K)
         return fail(E_INPUT, name,
                     "the adapter was made for another model, or its rank differs from its adapter_config.json",
-                    "the adapter's shape is [%lld, %lld], the model needs [%d, %d]", (long long)info->shape[0],
-                    (long long)(info->ndim > 1 ? info->shape[1] : 1), t->full_N, t->full_K);
+                    "the adapter's shape is [%lld, %lld], the model needs [%d, %d]", rows, cols, t->full_N, t->full_K);
     return weights_read(w, at, t->row0, t->N, DT_F32, host);
 }
 
@@ -290,6 +312,7 @@ int trainable_init(Model *m, const TrainSpec *spec, Weights *adapter)
             TRY_DONE(adapter_store(m, i, host + t->col0, t->full_K));
             continue;
         }
+        if (!t->packed) continue; // a magnitude begins as the norm
         if (t->packed == &t->param->adapter->A)
             init_lora_a(t, spec->seed, host);
         else
@@ -302,19 +325,30 @@ done:
 }
 
 // ---- reading back ---------------------------------------------------------------------------------------------------
-// rows of W + scale * B·A in f64 per element, from the f32 masters
-static void add_product(const Model *m, const Param *p, int64_t row0, int64_t rows, float *w)
+// w (K), a row of W, becomes that of W + scale·B·A, b (R) being B's; with DoRA its norm becomes the magnitude
+static void merge_row(const Adapter *ad, float *w, const float *A, const float *b, int64_t K, const float *magnitude)
+{
+    double squares = 0;
+    for (int64_t k = 0; k < K; k++) {
+        double sum = 0;
+        for (int r = 0; r < ad->R; r++) sum += (double)b[r] * A[r * K + k];
+        w[k] = (float)(w[k] + ad->scale * sum);
+        squares += (double)w[k] * w[k];
+    }
+    if (!magnitude || squares == 0) return;
+    const double gain = *magnitude / sqrt(squares);
+    for (int64_t k = 0; k < K; k++) w[k] = (float)(gain * w[k]);
+}
+
+// Rows of W with the adapter's f32 masters, in f64 per element.
+static void merge_rows(const Model *m, const Param *p, int64_t row0, int64_t rows, float *w)
 {
     const Adapter *ad = p->adapter;
     const float *A = m->trained[ad->slot_a].master, *B = m->trained[ad->slot_b].master;
-    const int64_t K = p->K;
+    const float *magnitude = ad->dora && !ad->fresh ? ad->magnitude : NULL;
 #pragma omp parallel for
     for (int64_t n = 0; n < rows; n++)
-        for (int64_t k = 0; k < K; k++) {
-            double sum = 0;
-            for (int r = 0; r < ad->R; r++) sum += (double)B[(row0 + n) * ad->R + r] * A[r * K + k];
-            w[n * K + k] = (float)(w[n * K + k] + ad->scale * sum);
-        }
+        merge_row(ad, w + n * p->K, A, B + (row0 + n) * ad->R, p->K, magnitude ? magnitude + row0 + n : NULL);
 }
 
 int param_read(Model *m, const Param *p, bool merge, int64_t row0, int64_t rows, DType dst_t, void *dst)
@@ -330,7 +364,7 @@ int param_read(Model *m, const Param *p, bool merge, int64_t row0, int64_t rows,
         status = d->download(d, f, m->trained[p->slot].master + row0 * p->K, n * sizeof(float));
     else
         d->op.linear_unpack(d, &p->packed, (int)row0, (int)rows, f, DT_F32, p->K);
-    if (status == OK && merge && p->adapter) add_product(m, p, row0, rows, f);
+    if (status == OK && merge && p->adapter) merge_rows(m, p, row0, rows, f);
     if (dst_t == DT_BF16)
         for (size_t i = 0; i < n; i++) ((bf16_t *)dst)[i] = f32_to_bf16(f[i]);
     if (f != dst) free(f);

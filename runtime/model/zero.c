@@ -171,6 +171,7 @@ int params_refresh(Model *m)
         if (s->asked >= 0) TRY(comm_queue_wait(m->mesh->queue, s->ticket));
         s->held = s->asked = -1;
     }
+    dora_changed(m);
     return OK;
 }
 

@@ -52,14 +52,15 @@ static void *run_forward(Device *d, const Columns *w, int variant)
     return y;
 }
 
-// Backward: stored (0), added (1), in place (2), without dm (3).
-enum { BACKWARDS = 4 };
+// Backward: stored (0), added (1), in place of dy (2) or of u (4), without dm (3).
+enum { BACKWARDS = 5 };
 static void *run_backward(Device *d, const Columns *w, int variant, float **dm)
 {
-    void *du = copy_values(w->t, variant == 2 ? w->dy : w->before, w->count);
+    void *du = copy_values(w->t, variant == 2 ? w->dy : variant == 4 ? w->u : w->before, w->count);
+    const void *u = variant == 3 ? NULL : variant == 4 ? du : w->u;
     *dm = copy_values(DT_F32, w->dm, (size_t)w->N);
-    d->op.scale_cols_bwd(d, w->t, du, w->ld, variant == 3 ? NULL : *dm, variant == 2 ? du : w->dy, w->ld,
-                         variant == 3 ? NULL : w->u, w->ld, w->gain, w->inv_norm, variant == 1, w->N, w->T);
+    d->op.scale_cols_bwd(d, w->t, du, w->ld, variant == 3 ? NULL : *dm, variant == 2 ? du : w->dy, w->ld, u, w->ld,
+                         w->gain, w->inv_norm, variant == 1, w->N, w->T);
     return du;
 }
 
