@@ -16,8 +16,8 @@
 //     on scheduling, or on which rows share a micro-batch. No float atomics.
 #pragma once
 #include "base.h"
+#include "dtype.h"
 
-typedef enum DType { DT_F32, DT_BF16, DT_F16, DT_I64, DT_I32, DT_U8, DT_COUNT } DType;
 size_t dtype_size(DType t);
 const char *dtype_name(DType t); // "f32", "bf16", ...
 
