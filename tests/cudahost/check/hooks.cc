@@ -1,5 +1,6 @@
 // hooks: what -fsanitize=thread makes a compiler call before every access of a kernel. The runtime that belongs to it is not linked: these
-// are all there is.
+// are all there is. (Under AddressSanitizer kernels have its checks instead.)
+#if !defined(__SANITIZE_ADDRESS__)
 #include "check.h"
 
 using namespace cudahost;
@@ -52,3 +53,4 @@ void __tsan_write_range(void *p, size_t bytes)
     hook(WRITE, p, bytes, PC);
 }
 }
+#endif
