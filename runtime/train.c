@@ -1,20 +1,13 @@
-// train.c: THE loop. A step is: this rank's micro-batches forward and backward, one sum over the ranks, one optimizer step. What is
-// minimised stands in objective/, what is read in data/, what is kept in state.c; none of them has a loop of its own.
-//
-// A step's result does not depend on the machine's shape: the denominator is the trained tokens of the whole step, gradients and
-// losses of micro-batches are added as integers (sharding/grad.c), and random numbers are named by row and position.
+// train.c: THE loop. A step is step.c's, what is minimised stands in objective/, what is read in data/, what is kept in state.c; none
+// of them has a loop of its own.
 #include "trainer.h"
 #include "eval/report.h"
 #include "io/fault.h"
 #include "provenance.h"
 #include "track/progress.h"
-#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
-
-enum { MAX_NAMED_ROWS = 8 };
 
 // ---- signals: finish the step, write a checkpoint, leave with 75 -----------------------------------------------------
 // SIGTERM or SIGINT for the second time ends the process at once. A launcher and a terminal may both send what was meant once, so
@@ -59,117 +52,20 @@ static int preempted(const Trainer *t)
                 "stopped by a signal after step %lld", (long long)t->step);
 }
 
-// ---- one step -------------------------------------------------------------------------------------------------------
-static const char *rows_of(const Trainer *t, const Batch *b)
-{
-    Buf lines = {0};
-    for (int i = 0; i < MIN(b->S, MAX_NAMED_ROWS); i++)
-        buf_printf(&lines, "%s%lld", i ? ", " : "", (long long)dataset_row(t->train, b->row[i])->line);
-    if (b->S > MAX_NAMED_ROWS) buf_puts(&lines, ", ...");
-    const char *text = tmpf("%s", lines.data ? lines.data : "");
-    buf_free(&lines);
-    return text;
-}
-
-static int not_finite(const Trainer *t, const char *what, const Batch *b)
-{
-    return fail(E_FAILED, tmpf("%s: lines %s", t->s.recipe.data.train, rows_of(t, b)),
-                "a lower train.lr or train.clip may help; checkpoints written so far are intact; `--resume` goes on "
-                "from the newest",
-                "step %lld: the %s is not finite", (long long)t->step + 1, what);
-}
-
-// What the data or the numbers of one rank did. The step goes on to its end all the same, because the other ranks wait for this one in
-// the exchanges; then all are told.
-static void note_fault(StepFault *f, int status)
-{
-    if (status < 0 && f->status == OK) {
-        f->status = status;
-        f->error = *error_last();
-    }
-    error_clear();
-}
-
-static void add_loss(Trainer *t, const ObjectiveStep *os, const Batch *b, int64_t *loss, StepFault *fault)
-{
-    double sum = t->objective->loss(os, b, t->logp);
-    if (!isfinite(sum) || fabs(sum) > 0x1p26)
-        note_fault(fault, not_finite(t, "loss", b));
-    else
-        *loss += llrint(ldexp(sum, LOSS_FIX_BITS));
-}
-
-// Forward, head, objective, backward of one micro-batch; its loss is added to *loss. b NULL, or without trained tokens (ready ids of
-// single-token rows): only what the other ranks need from this one.
-static int micro_step(Trainer *t, const ObjectiveStep *os, const Batch *b, int64_t *loss, StepFault *fault)
-{
-    if (b && !b->M) b = NULL;
-    TRY(decoder_forward(t->act, b, true));
-    if (!b) return decoder_backward(t->act, t->grads);
-    if (t->objective->weights_known) {
-        t->objective->weigh(os, b, NULL, t->weight);
-        if (fault_here("step", t->step + 1, comm_rank(t->s.mesh.world))) t->weight[0] = NAN;
-        TRY(decoder_head(t->act, t->weight, t->logp, t->grads));
-    } else {
-        TRY(decoder_logprobs(t->act, t->logp, NULL));
-        t->objective->weigh(os, b, t->logp, t->weight);
-        TRY(decoder_head_backward(t->act, t->weight, t->grads));
-    }
-    add_loss(t, os, b, loss, fault);
-    TRY(decoder_backward(t->act, t->grads));
-    if (grad_overflowed(t->grads)) note_fault(fault, not_finite(t, "gradient", b));
-    return OK;
-}
-
-// All micro-batches of the step, forward and backward. A failure of an exchange is returned at once; what is in *fault is agreed on later.
-static int micro_steps(Trainer *t, const ObjectiveStep *os, const StepBatches *sb, int64_t *loss, StepFault *fault)
-{
-    const int rounds = grad_rounds(t->grads, sb->n, sb->n_most);
-    grad_zero(t->grads, rounds);
-    for (int i = 0; i < rounds; i++) {
-        grad_round(t->grads, i == rounds - 1);
-        TRY(micro_step(t, os, i < sb->n ? &sb->batch[i] : NULL, loss, fault));
-    }
-    return OK;
-}
-
-static int train_step(Trainer *t, StepResult *r)
-{
-    const StepBatches *sb;
-    int64_t loss = 0;
-    StepFault fault = {0};
-    double start = now_ms();
-    TRY(comm_agree(t->s.mesh.world, loader_next(t->loader, &sb)));
-    const ObjectiveStep os = {.trained_tokens = sb->trained_tokens};
-    TRY(micro_steps(t, &os, sb, &loss, &fault));
-    if (fault.status < 0) error_adopt(&fault.error);
-    TRY(comm_agree(t->s.mesh.world, fault.status));
-    TRY(comm_all_reduce(t->s.mesh.data, &loss, 1, DT_I64, REDUCE_SUM));
-    TRY(grad_finish(t->grads));
-    TRY(grad_norm(t->grads, &r->grad_norm));
-    if (!isfinite(r->grad_norm))
-        return fail(E_FAILED, NULL, "a lower train.lr may help", "step %lld: the gradient norm is not finite",
-                    (long long)t->step + 1);
-    r->loss = ldexp((double)loss, -LOSS_FIX_BITS) / (double)os.trained_tokens;
-    r->lr = schedule_lr(&t->schedule, t->step);
-    TRY(optimizer_step(t->s.model, t->grads, &t->adamw, r->lr, r->grad_norm, t->step + 1));
-    t->step++;
-    r->tokens = sb->tokens;
-    r->trained_tokens = sb->trained_tokens;
-    r->step_ms = now_ms() - start;
-    return OK;
-}
-
 // ---- what is told ---------------------------------------------------------------------------------------------------
 static int log_step(Trainer *t, const StepResult *r)
 {
     Buf b = {0};
+    int64_t rss = (int64_t)peak_rss_bytes(); // of the rank that has the most
+    TRY(comm_all_reduce(t->s.mesh.world, &rss, 1, DT_I64, REDUCE_MAX));
     buf_printf(&b,
                "\"step\": %lld, \"loss\": %.9g, \"grad_norm\": %.9g, \"lr\": %.9g, \"tokens\": %lld, "
                "\"trained_tokens\": %lld, ",
                (long long)t->step, r->loss, r->grad_norm, r->lr, (long long)r->tokens, (long long)r->trained_tokens);
-    buf_printf(&b, "\"tokens_per_s\": %.9g, \"step_ms\": %.9g, \"rss_bytes\": %zu",
-               (double)r->tokens / r->step_ms * 1e3, r->step_ms, peak_rss_bytes());
+    buf_printf(&b, "\"tokens_per_s\": %.9g, \"step_ms\": %.9g, \"rss_bytes\": %lld, ",
+               (double)r->tokens / r->step_ms * 1e3, r->step_ms, (long long)rss);
+    buf_printf(&b, "\"comm_bytes\": %llu, \"wait_ms\": %.9g", (unsigned long long)traffic_bytes(&r->traffic),
+               r->traffic.wait_ms);
     int status = rundir_metric(t->dir, b.data);
     buf_free(&b);
     return status;

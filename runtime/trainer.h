@@ -1,4 +1,4 @@
-// trainer: the state of one training run, shared by train.c (the loop), state.c (checkpoints) and evaluate.c. Private to runtime/.
+// trainer: the state of one training run, shared by train.c (the loop), step.c, state.c (checkpoints), evaluate.c and plan.c. Private to runtime/.
 #pragma once
 #include "evaluate.h"
 #include "export.h"
@@ -30,16 +30,13 @@ typedef struct Trainer {
     float *logp, *weight;      // (largest M) host
 } Trainer;
 
-// The first thing that went wrong with this rank's data or numbers in a step, and its record.
-typedef struct StepFault {
-    int status;
-    ErrorRecord error;
-} StepFault;
-
+// ---- step.c ----
 typedef struct StepResult {
     double loss, grad_norm, lr, step_ms;
     int64_t tokens, trained_tokens;
+    Traffic traffic; // of this rank
 } StepResult;
+int train_step(Trainer *t, StepResult *r);
 
 // ---- plan.c: what a run will hold ----
 typedef struct Footprint {

@@ -144,6 +144,14 @@ size_t grad_bytes(const GradSet *g)
 {
     return g->bytes;
 }
+CommStats grad_traffic(const GradSet *g)
+{
+    return g->kv && comm_size(g->kv) > 1 ? comm_stats(g->kv) : (CommStats){0};
+}
+size_t grad_footprint(const GradSet *g)
+{
+    return g->kv ? comm_footprint(g->kv) : 0;
+}
 bool grad_overflowed(const GradSet *g)
 {
     return g->overflow != 0;

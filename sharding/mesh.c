@@ -39,3 +39,57 @@ void mesh_close(Mesh *m)
     comm_close(m->tensor);
     memset(m, 0, sizeof *m);
 }
+
+// ---- readings -------------------------------------------------------------------------------------------------------
+CommStats stats_sum(CommStats a, CommStats b)
+{
+    return (CommStats){.calls = a.calls + b.calls,
+                       .bytes = a.bytes + b.bytes,
+                       .wire_bytes = a.wire_bytes + b.wire_bytes,
+                       .wait_ms = a.wait_ms + b.wait_ms};
+}
+
+static CommStats stats_since(CommStats now, CommStats before)
+{
+    return (CommStats){.calls = now.calls - before.calls,
+                       .bytes = now.bytes - before.bytes,
+                       .wire_bytes = now.wire_bytes - before.wire_bytes,
+                       .wait_ms = now.wait_ms - before.wait_ms};
+}
+
+static CommStats group_stats(const Comm *c)
+{
+    return c && comm_size(c) > 1 ? comm_stats(c) : (CommStats){0};
+}
+
+Traffic mesh_traffic(const Mesh *m)
+{
+    const CommStats tensor = group_stats(m->tensor), data = group_stats(m->data), world = group_stats(m->world);
+    Traffic t = {.tensor = stats_sum(tensor, group_stats(m->tensor_bg)),
+                 .data = stats_sum(data, group_stats(m->data_bg)),
+                 .world = world,
+                 .wait_ms = tensor.wait_ms + data.wait_ms + world.wait_ms};
+    if (m->queue) t.wait_ms += comm_queue_stats(m->queue).waited_ms;
+    return t;
+}
+
+Traffic traffic_since(Traffic now, const Traffic *before)
+{
+    return (Traffic){.tensor = stats_since(now.tensor, before->tensor),
+                     .data = stats_since(now.data, before->data),
+                     .world = stats_since(now.world, before->world),
+                     .wait_ms = now.wait_ms - before->wait_ms};
+}
+
+uint64_t traffic_bytes(const Traffic *t)
+{
+    return t->tensor.bytes + t->data.bytes + t->world.bytes;
+}
+
+size_t mesh_footprint(const Mesh *m)
+{
+    const Comm *const group[] = {m->world, m->data, m->tensor, m->data_bg, m->tensor_bg};
+    size_t bytes = 0;
+    for (size_t i = 0; i < COUNT_OF(group); i++) bytes += group[i] ? comm_footprint(group[i]) : 0;
+    return bytes;
+}

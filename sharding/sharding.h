@@ -16,6 +16,17 @@ typedef struct Mesh {
 int mesh_open(Mesh *m, Comm *world, int tensor); // E_INPUT when the world is not a multiple of tensor
 void mesh_close(Mesh *m);
 
+// What this rank has exchanged so far in each of its groups, along with what ran beside the computation. Groups of one rank do not count.
+typedef struct Traffic {
+    CommStats tensor, data, world;
+    double wait_ms; // the calling thread's, in collectives and for jobs of the queue
+} Traffic;
+Traffic mesh_traffic(const Mesh *m);
+CommStats stats_sum(CommStats a, CommStats b);
+Traffic traffic_since(Traffic now, const Traffic *before);
+uint64_t traffic_bytes(const Traffic *t); // handed in, all groups together
+size_t mesh_footprint(const Mesh *m);     // comm_footprint of all groups
+
 // ---- tensor parallelism (tp.c) --------------------------------------------------------------------------------------
 // How a tensor of the decoder is cut over the tensor ranks (Shoeybi et al. 2019, Megatron-LM): by rows, by columns, or not at all;
 // in step with the query heads, the key/value heads, the feed-forward width or the vocabulary.
@@ -101,6 +112,9 @@ typedef struct GradConfig {
 int grad_open(GradSet **out, Arena *run, const GradConfig *c);
 void grad_close(GradSet *g);
 size_t grad_bytes(const GradSet *g);
+// Of the group that shares key/value heads, a part of the tensor ranks.
+CommStats grad_traffic(const GradSet *g);
+size_t grad_footprint(const GradSet *g);
 int grad_rounds(const GradSet *g, int own, int most); // micro-batches to go through, when data ranks have up to `most`
 void grad_zero(GradSet *g, int rounds);               // a step of so many micro-batches begins
 void grad_round(GradSet *g, bool last);               // a micro-batch begins; last: of this rank and step
