@@ -37,7 +37,7 @@ int fail_errno(const char *path, const char *what)
     const char *hint = e == ENOSPC || e == EDQUOT  ? "free some space, or set `output` to another disk"
                        : e == EACCES || e == EPERM ? "check the owner and the permissions of this path"
                                                    : NULL;
-    bool users_fault = e == ENOENT || e == EACCES || e == ENOTDIR || e == EISDIR;
+    bool users_fault = e == ENOENT || e == EACCES || e == EPERM || e == EROFS || e == ENOTDIR || e == EISDIR;
     return fail(users_fault ? E_INPUT : E_FAILED, path, hint, "%s: %s", what, strerror(e));
 }
 

@@ -95,6 +95,19 @@ static Traffic traffic_of(const Trainer *t)
     return all;
 }
 
+// The sums that are still under way end first: they use the gradients' memory.
+static int agree_on_fault(Trainer *t, const StepFault *fault)
+{
+    if (fault->status < 0) error_adopt(&fault->error);
+    int status = comm_agree(t->s.mesh.world, fault->status);
+    if (status == OK) return OK;
+    const ErrorRecord cause = *error_last();
+    error_clear();
+    if (grad_finish(t->grads) < 0) log_debug("%s", error_last()->what);
+    error_adopt(&cause);
+    return status;
+}
+
 int train_step(Trainer *t, StepResult *r)
 {
     const StepBatches *sb;
@@ -105,14 +118,15 @@ int train_step(Trainer *t, StepResult *r)
     TRY(comm_agree(t->s.mesh.world, loader_next(t->loader, &sb)));
     const ObjectiveStep os = {.trained_tokens = sb->trained_tokens};
     TRY(micro_steps(t, &os, sb, &loss, &fault));
-    if (fault.status < 0) error_adopt(&fault.error);
-    TRY(comm_agree(t->s.mesh.world, fault.status));
+    TRY(agree_on_fault(t, &fault));
     TRY(comm_all_reduce(t->s.mesh.data, &loss, 1, DT_I64, REDUCE_SUM));
     TRY(grad_finish(t->grads));
     TRY(grad_norm(t->grads, &r->grad_norm));
-    if (!isfinite(r->grad_norm))
-        return fail(E_FAILED, NULL, "a lower train.lr may help", "step %lld: the gradient norm is not finite",
-                    (long long)t->step + 1);
+    if (!isfinite(r->grad_norm)) {
+        fail(E_FAILED, NULL, "a lower train.lr may help", "step %lld: the gradient norm is not finite",
+             (long long)t->step + 1);
+        return comm_agree(t->s.mesh.world, E_FAILED); // told once
+    }
     r->loss = ldexp((double)loss, -LOSS_FIX_BITS) / (double)os.trained_tokens;
     r->lr = schedule_lr(&t->schedule, t->step);
     TRY(optimizer_step(t->s.model, t->grads, &t->adamw, r->lr, r->grad_norm, t->step + 1));

@@ -48,8 +48,9 @@ static int agree_to_go_on(const Trainer *t, int status, bool *stop)
 
 static int preempted(const Trainer *t)
 {
-    return fail(E_PREEMPTED, t->s.recipe.output, "go on with: attune train RECIPE --resume",
-                "stopped by a signal after step %lld", (long long)t->step);
+    fail(E_PREEMPTED, t->s.recipe.output, "go on with: attune train RECIPE --resume",
+         "stopped by a signal after step %lld", (long long)t->step);
+    return comm_agree(t->s.mesh.world, E_PREEMPTED); // told once
 }
 
 // ---- what is told ---------------------------------------------------------------------------------------------------

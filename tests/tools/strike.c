@@ -1,6 +1,6 @@
 // strike OPTIONS -- COMMAND...: runs a job under mpirun, sends a signal to one of its processes at a given moment, and sees to it that
 // the job ends and nothing of it is left.
-//   -r RANK   to this rank      -a  to all ranks      -l  to the launcher      -p  to the launcher's proxy      (none: only watches)
+//   -r RANK   to this rank      -a  to all ranks      -l  to the launcher      (none: only watches)
 //   -s NAME   KILL (default), TERM, USR1, INT, STOP, CONT
 //   -f GLOB   once this exists, and then
 //   -m MS     so long after the start, or after that
@@ -31,7 +31,7 @@ static const struct {
                {"INT", SIGINT},   {"STOP", SIGSTOP}, {"CONT", SIGCONT}};
 
 static struct {
-    int target; // 'r', 'a', 'l', 'p' or 0
+    int target; // 'r', 'a', 'l' or 0
     int rank, signal;
     const char *file;
     double after_ms, again_ms, limit_ms;
@@ -107,23 +107,12 @@ static int rank_of(pid_t pid)
     return -1;
 }
 
-static bool is_proxy(pid_t pid)
-{
-    char path[64], name[64] = "";
-    snprintf(path, sizeof path, "/proc/%d/comm", pid);
-    FILE *f = fopen(path, "r");
-    if (f && !fgets(name, sizeof name, f)) name[0] = 0;
-    if (f) fclose(f);
-    return strncmp(name, "hydra_pmi_proxy", 15) == 0;
-}
-
 static bool is_target(pid_t pid)
 {
     switch (want.target) {
     case 'r': return rank_of(pid) == want.rank;
     case 'a': return rank_of(pid) >= 0;
-    case 'l': return pid == launcher;
-    default: return is_proxy(pid);
+    default: return pid == launcher;
     }
 }
 
@@ -175,12 +164,11 @@ static void usage(void)
 
 static void read_options(int argc, char **argv)
 {
-    for (int c; (c = getopt(argc, argv, "+r:alps:f:m:t:w:")) != -1;) {
+    for (int c; (c = getopt(argc, argv, "+r:als:f:m:t:w:")) != -1;) {
         switch (c) {
         case 'r': want.rank = atoi(optarg); // fall through
         case 'a':
-        case 'l':
-        case 'p': want.target = c; break;
+        case 'l': want.target = c; break;
         case 's':
             want.signal = 0;
             for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)

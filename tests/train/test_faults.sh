@@ -39,21 +39,64 @@ train 1 2 "$work/nan" train.lr=1e3 train.steps=200 train.warmup=0 train.clip=0 m
 says 'attune: error: .*step [0-9]+: the (loss|gradient|gradient norm) is not finite'
 grep -q '"failed"' "$work/nan/status.json" || complain "status of a failed run"
 
+# in one rank only, at any layout: all ranks end, the rank, the step and its rows are named, the checkpoints are whole
+for layout in parallel.tensor=1 deterministic=false parallel.tensor=2 parallel.zero=3; do
+    output=$work/nan-$layout
+    ATTUNE_FAULT=nan@step=7,rank=1 train 1 2 "$output" train.steps=9 checkpoint.keep=2 "$layout"
+    where='[^ ]*rows.jsonl: lines [0-9]+[^:]*: ' what='(loss|gradient)'
+    [[ $layout != deterministic=false ]] || where='' what='gradient norm' # plain sums are looked at when they are complete
+    says "attune: error: ${where}step 7: the $what is not finite"
+    [[ $(grep -c 'attune: error' "$work/log") == 1 ]] || complain "$layout: told more than once"
+    grep -Eq "\"failed\", \"code\": 1, \"rank\": [01], \"step\": 6, \"reason\": \"${where}step 7" "$output/status.json" ||
+        complain "$layout: status is $(cat "$output/status.json")"
+    [[ $(newest "$output") == 6 ]] || complain "$layout: the newest checkpoint is $(newest "$output")"
+    train 0 2 "$output" train.steps=9 "$layout" --resume
+    says 'after step 6'
+done
+ATTUNE_FAULT=nan@step=x train 0 0 "$work/misspelt"
+says 'warning: ATTUNE_FAULT=nan@step=x: not understood'
+
 # an output directory that holds another run, a run that is under way
 train 0 0 "$work/twice"
 train 2 0 "$work/twice"
 says 'hint: .*--resume'
 train 0 0 "$work/twice" --force
-flock "$work/twice/.lock" sleep 20 &
-lock=$!
-sleep 0.3
-train 2 0 "$work/twice" --resume
-says 'attune: error: .*twice'
-kill $lock 2>/dev/null
-wait $lock 2>/dev/null
+"$attune" train "$work/recipe.yaml" "output=$work/running" train.steps=1000000 >"$work/running.log" 2>&1 </dev/null &
+running=$!
+for _ in $(seq 600); do
+    [[ -e $work/running/status.json ]] && break
+    sleep 0.05
+done
+train 2 2 "$work/running" --resume
+says "attune: error: [^ ]*running: another run is writing to this directory .pid $running on "
+says 'hint: '
+[[ $(grep -c 'attune: error' "$work/log") == 1 ]] || complain "a second run: told more than once"
+kill -KILL $running # its lock goes with it
+wait $running 2>/dev/null
+last=$(newest "$work/running")
+train 0 0 "$work/running" train.steps=$((last + 1)) --resume
+says "after step $last"
+echo 'pid 1 on elsewhere' >"$work/twice/.lock" # what a dead process has left there is no lock
+train 0 0 "$work/twice" --resume
 
-# a disk that cannot be written to: the run ends, nothing half-written
-mkdir -p "$work/readonly" && printf x >"$work/readonly/file"
-train 2 0 "$work/readonly/file/run"
-says 'attune: error: '
+# an output that cannot be one: nothing is written
+printf x >"$work/file"
+train 2 0 "$work/file"
+says 'attune: error: [^ ]*file: .*directory'
+train 2 2 "$work/file/run"
+says 'attune: error: [^ ]*file/run: .*directory'
+[[ $(cat "$work/file") == x ]] || complain "a file was replaced"
+mkdir "$work/readonly" && chmod a-w "$work/readonly"
+if [[ -w $work/readonly ]]; then
+    if chattr +i "$work/readonly" 2>/dev/null; then # root writes everywhere else
+        train 2 2 "$work/readonly/run"
+        says 'attune: error: [^ ]*readonly.*: .*(not permitted|denied)'
+        chattr -i "$work/readonly"
+    else
+        echo "skipped: a directory that root cannot write to"
+    fi
+else
+    train 2 2 "$work/readonly/run"
+    says 'attune: error: [^ ]*readonly.*: .*denied'
+fi
 finish
