@@ -44,7 +44,7 @@ typedef struct CudahostFinding {
 const char *cudahost_kind_name(CudahostKind kind);
 size_t cudahost_findings(void); // since the last cudahost_clear
 const CudahostFinding *cudahost_finding(size_t i);
-void cudahost_clear(void); // findings, counts
+void cudahost_clear(void); // findings, counts, traffic
 
 // ---- counts, since the last cudahost_clear ----
 typedef struct CudahostCounts {
@@ -57,6 +57,32 @@ typedef struct CudahostCounts {
     uint64_t atomics;                       // by threads
 } CudahostCounts;
 CudahostCounts cudahost_counts(void);
+
+// ---- traffic, since the last cudahost_clear; only of kernels that are compiled with hooks ----
+typedef enum CudahostTraffic {
+    CUDAHOST_GLOBAL_READ,
+    CUDAHOST_GLOBAL_WRITE,
+    CUDAHOST_SHARED_READ,
+    CUDAHOST_SHARED_WRITE,
+    CUDAHOST_LDMATRIX,
+} CudahostTraffic;
+typedef struct CudahostSite {
+    const char *where;
+    CudahostTraffic kind;
+    uint64_t requests; // by warps
+    uint64_t bytes;    // different ones, summed over requests
+    uint64_t cost,
+        ideal; // sectors of 32 bytes (global), wavefronts (shared, ldmatrix): what was needed, and the least possible
+} CudahostSite;
+// By source line; returns how many of at most `capacity`.
+size_t cudahost_sites(CudahostSite *out, size_t capacity);
+typedef struct CudahostBytes {
+    uint64_t requested_read, requested_written; // sectors of every request: what L2 sees
+    uint64_t unique_read, unique_written;       // sectors that a launch touches, once per launch: what memory must move
+} CudahostBytes;
+CudahostBytes cudahost_bytes(void);
+const char *cudahost_traffic_name(CudahostTraffic kind);
+bool cudahost_hooked(void); // are there kernels with hooks in this program?
 
 // ---- kernels by name, for a stand-in of the CUDA runtime ----
 typedef struct CudahostKernel {

@@ -102,7 +102,7 @@ template <typename U, typename S> static U apply(Atomic op, void *p, U value, U 
 uint64_t atomic(Atomic op, void *p, int bytes, uint64_t value, uint64_t compare)
 {
     counts.atomics++;
-    if (!check_access(ATOMIC_ACCESS, p, (size_t)bytes, __builtin_return_address(0))) end_launch();
+    if (!check_access(ATOMIC_ACCESS, p, (size_t)bytes, true, __builtin_return_address(0))) end_launch();
     if (bytes == 4) return apply<uint32_t, int32_t>(op, p, (uint32_t)value, (uint32_t)compare);
     return apply<uint64_t, int64_t>(op, p, value, compare);
 }

@@ -108,6 +108,12 @@ static void wait_for(const char *what, Where at)
     run(t);
 }
 
+void pause_thread()
+{
+    Thread *t = next_ready();
+    if (t) run(t);
+}
+
 // ---- barriers ----
 static bool same_place(Where a, Where b)
 {
@@ -223,11 +229,13 @@ void meet(unsigned mask, const char *op, bool aligned, void *arg, Where at, Toge
     together(m->arg, mask);
     m->arrived = 0;
     w->ready |= mask;
+    if (mask == w->live) check_met(now->warp);
 }
 
 struct Shuffle {
     uint64_t value, result;
     int from;
+    Where at;
 };
 static void do_shuffle(void **args, unsigned mask)
 {
@@ -238,15 +246,16 @@ static void do_shuffle(void **args, unsigned mask)
         if (mask >> s->from & 1)
             s->result = ((Shuffle *)args[s->from])->value;
         else {
-            finding(CUDAHOST_MASK, "lane %d shuffles from lane %d, which is not in the mask %08x", l, s->from, mask);
+            finding(CUDAHOST_MASK, "lane %d shuffles at %s from lane %d, which is not in the mask %08x", l,
+                    where(s->at), s->from, mask);
             end_launch();
         }
     }
 }
 uint64_t shuffle(unsigned mask, uint64_t bits, int from_lane, const char *file, int line)
 {
-    Shuffle s = {bits, 0, from_lane & 31};
-    meet(mask, "a shuffle", false, &s, {file, line, __builtin_return_address(0)}, do_shuffle);
+    Shuffle s = {bits, 0, from_lane & 31, {file, line, __builtin_return_address(0)}};
+    meet(mask, "shuffle", false, &s, s.at, do_shuffle);
     return s.result;
 }
 
@@ -266,7 +275,7 @@ static void do_ballot(void **args, unsigned mask)
 unsigned ballot(unsigned mask, bool value, const char *file, int line)
 {
     Ballot v = {value, 0};
-    meet(mask, "a vote", false, &v, {file, line, __builtin_return_address(0)}, do_ballot);
+    meet(mask, "vote", false, &v, {file, line, __builtin_return_address(0)}, do_ballot);
     return v.result;
 }
 
@@ -293,7 +302,6 @@ static void thread_end()
     Warp *w = &block.warp[t->warp];
     const unsigned bit = 1u << t->lane;
     if (copies_pending()) finding(CUDAHOST_ASYNC, "ends with cp.async under way");
-    check_thread_end();
     for (Meeting &m : w->meetings)
         if (m.arrived && m.mask & bit) {
             finding(CUDAHOST_MASK, "ends while lanes %08x of its warp wait for it in %s at %s", m.arrived, m.op,
@@ -396,6 +404,7 @@ bool cudahost_launch(const CudahostKernel *kernel, const CudahostLaunch *l, void
     if (now) abort(); // no kernel launches kernels
     if (!launch_is_valid(l)) return false;
     fibers_open();
+    statics_open();
     visible.block_dim = dim3(l->block[0], l->block[1], l->block[2]);
     visible.grid_dim = dim3(l->grid[0], l->grid[1], l->grid[2]);
     visible.smem = shared_base();
@@ -404,7 +413,7 @@ bool cudahost_launch(const CudahostKernel *kernel, const CudahostLaunch *l, void
     kernel_args = args;
     given_up = false;
     counts.launches++;
-    check_launch_begin(kernel);
+    check_launch_begin();
     for (uint32_t i : block_order(l->grid[0] * l->grid[1] * l->grid[2])) {
         visible.block = make_uint3(i % l->grid[0], i / l->grid[0] % l->grid[1], i / (l->grid[0] * l->grid[1]));
         block_begin((int)(l->block[0] * l->block[1] * l->block[2]));

@@ -67,6 +67,7 @@ uint32_t random_below(uint32_t n);
 
 // ---- exec.cc ----
 [[noreturn]] void end_launch(); // after a finding that leaves nothing to go on with; from a fiber
+void pause_thread();            // lets others run first
 void meet(unsigned mask, const char *op, bool aligned, void *arg, Where at, Together *run);
 
 // ---- fiber.cc ----
@@ -77,7 +78,6 @@ void fiber_switch(Thread *from, Thread *to, bool ends); // ends: `from` never ru
 void fiber_began();                                     // first thing in entry
 
 // ---- memory.cc ----
-enum Space { SPACE_SHARED, SPACE_GLOBAL, SPACE_STACK, SPACE_OWN, SPACE_NONE };
 struct Buffer {
     unsigned char *base;
     size_t bytes;
@@ -87,11 +87,21 @@ struct Buffer {
 bool is_shared(const void *p, size_t bytes);
 Buffer *buffer_of(const void *p); // whose guarded zone p lies in, or NULL
 bool inside(const Buffer *b, const void *p, size_t bytes);
-void poison_shared();            // at a block's begin
-void limit_shared(size_t bytes); // of dynamic shared memory, for AddressSanitizer
-unsigned char *shared_base();    // of dynamic shared memory
-unsigned char *static_shared_base(size_t *bytes);
+void poison_shared();                                           // at a block's begin
+void limit_shared(size_t bytes);                                // of dynamic shared memory, for AddressSanitizer
+unsigned char *shared_base();                                   // of dynamic shared memory
 const char *memory_name(const void *p, char *out, size_t size); // "shared memory + 12", "x + 400"
+
+// ---- statics.cc ----
+struct Variable {
+    unsigned char *base;
+    size_t bytes;
+    const char *name; // NULL: the guard of a variable, not one
+};
+void statics_open();
+const Variable *static_at(const void *p); // which __shared__ variable (or guard) p lies in, or NULL
+void statics_poison(int value);
+unsigned char *statics_base(size_t *bytes); // from the first one to the end of the last
 
 // ---- findings.cc ----
 void finding(CudahostKind kind, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

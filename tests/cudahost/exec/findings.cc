@@ -1,5 +1,6 @@
 // findings: what was found, and source lines for addresses (by addr2line, which comes with the compiler).
 #include "exec.h"
+#include "../check/check.h"
 #include <dlfcn.h>
 #include <map>
 #include <stdarg.h>
@@ -104,4 +105,5 @@ void cudahost_clear(void)
 {
     found.clear();
     counts = {};
+    check_clear();
 }

@@ -12,9 +12,6 @@
 #define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
 #endif
 
-extern unsigned char __start_cudahost_shared[] __attribute__((weak, visibility("hidden")));
-extern unsigned char __stop_cudahost_shared[] __attribute__((weak, visibility("hidden")));
-
 namespace cudahost
 {
 enum { GUARD = 4096, ALIGN = 256, CANARY = 0xa5, POISON = 0xff };
@@ -28,12 +25,6 @@ unsigned char *shared_base()
     return dynamic_shared;
 }
 
-unsigned char *static_shared_base(size_t *bytes)
-{
-    *bytes = __start_cudahost_shared ? (size_t)(__stop_cudahost_shared - __start_cudahost_shared) : 0;
-    return __start_cudahost_shared;
-}
-
 void limit_shared(size_t bytes)
 {
     smem_bytes = bytes;
@@ -43,22 +34,16 @@ void limit_shared(size_t bytes)
 
 void poison_shared()
 {
-    size_t bytes;
-    unsigned char *p = static_shared_base(&bytes);
     memset(dynamic_shared, POISON, smem_bytes);
-#if !defined(__SANITIZE_ADDRESS__) // which has red zones between the variables of the section
-    if (bytes) memset(p, POISON, bytes);
-#else
-    for (size_t i = 0; i < bytes; i++)
-        if (!__asan_address_is_poisoned(p + i)) p[i] = POISON;
-#endif
+    statics_poison(POISON);
 }
 
 bool is_shared(const void *p, size_t bytes)
 {
     const unsigned char *c = (const unsigned char *)p;
     if (c >= dynamic_shared && c + bytes <= dynamic_shared + smem_bytes) return true;
-    return c >= __start_cudahost_shared && c + bytes <= __stop_cudahost_shared;
+    const Variable *v = static_at(p);
+    return v && v->name && c + bytes <= v->base + v->bytes;
 }
 
 // ---- global ----
@@ -94,16 +79,23 @@ const char *memory_name(const void *p, char *out, size_t size)
 {
     const unsigned char *c = (const unsigned char *)p;
     const Buffer *b = buffer_of(p);
+    const Variable *v = static_at(p);
     if (is_shared(p, 1) && c >= dynamic_shared && c < dynamic_shared + sizeof dynamic_shared)
         snprintf(out, size, "dynamic shared memory + %td", c - dynamic_shared);
-    else if (is_shared(p, 1))
-        snprintf(out, size, "static shared memory + %td", c - __start_cudahost_shared);
+    else if (v && v->name)
+        snprintf(out, size, "%s + %td", v->name, c - v->base);
     else if (b)
         snprintf(out, size, "%s%+td of %zu bytes", b->name, c - b->base, b->bytes);
     else if (c >= dynamic_shared && c < dynamic_shared + sizeof dynamic_shared)
         snprintf(out, size, "dynamic shared memory + %td of %zu bytes", c - dynamic_shared, smem_bytes);
-    else
+    else {
+        for (int i = 0; i < block.threads; i++)
+            if (c >= block.thread[i].stack && c < block.thread[i].stack + fiber_stack_bytes()) {
+                snprintf(out, size, "a local variable of thread %d", i);
+                return out;
+            }
         snprintf(out, size, "address %p", p);
+    }
     return out;
 }
 

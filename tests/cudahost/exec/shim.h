@@ -12,7 +12,9 @@
 #include <utility>
 
 #undef __shared__
-#define __shared__ static __attribute__((section("cudahost_shared"))) // one section: poisoned and told apart as a whole
+#define __shared__ static thread_local // by which statics.cc knows them
+#undef __constant__
+#define __constant__ __attribute__((section("cudahost_constant")))
 #undef __launch_bounds__
 #define __launch_bounds__(...)
 
