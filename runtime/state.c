@@ -92,11 +92,19 @@ static char *state_json(const Trainer *t)
     return text;
 }
 
+static bool is_last_try(const Trainer *t)
+{
+    return t->failed_saves + 1 >= MAX_FAILED_SAVES;
+}
+
 // A checkpoint that fails costs what could have been resumed, the run's end would cost more: until several fail in a row it is a
 // warning, on all ranks alike.
 static int forgive(Trainer *t, int status)
 {
-    if (status == OK || ++t->failed_saves >= MAX_FAILED_SAVES) return status;
+    const bool ends = is_last_try(t);
+    if (status == OK) return OK;
+    t->failed_saves++;
+    if (ends) return status;
     error_clear();
     return OK;
 }
@@ -129,6 +137,7 @@ struct Saver {
     int keep;
     pthread_t thread;
     bool busy, threaded;
+    bool last_try; // a failure ends the run and is told then
     Names names;
     CkptMeta meta;
     char *snapshot;
@@ -140,7 +149,7 @@ static void *write_snapshot(void *ctx)
 {
     Saver *w = ctx;
     w->status = checkpoint_save(w->comm, w->output, &w->meta, w->names.t, w->names.n, w->keep);
-    if (w->status < 0) warn_of_failed_save(w->meta.step);
+    if (w->status < 0 && !w->last_try) warn_of_failed_save(w->meta.step);
     w->error = *error_last();
     error_clear(); // this thread may be the training loop's
     return NULL;
@@ -188,6 +197,7 @@ static int save_async(Trainer *t)
     w->names = state_tensors(t->s.model, true);
     w->meta = (CkptMeta){.step = t->step, .json = state_json(t)};
     take_snapshot(w);
+    w->last_try = is_last_try(t);
     w->busy = true;
     w->threaded = pthread_create(&w->thread, NULL, write_snapshot, w) == 0;
     if (!w->threaded) write_snapshot(w); // no thread to be had: all ranks must still take part
@@ -198,7 +208,7 @@ int state_save_due(Trainer *t)
 {
     if (t->s.recipe.checkpoint.async) return save_async(t);
     int status = state_save(t);
-    if (status < 0) warn_of_failed_save(t->step);
+    if (status < 0 && !is_last_try(t)) warn_of_failed_save(t->step);
     return forgive(t, status);
 }
 

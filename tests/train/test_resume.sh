@@ -41,12 +41,29 @@ run 0 0 inspect "$work/whole/checkpoints/step-00000012"
 says 'ranks +1'
 ! grep -q ^parent "$work/log" || complain "a run from the start has a parent"
 
-cp -r "$work/whole" "$work/damaged" # the newest is damaged: the one before is used, with a warning
-printf X | dd of="$work/damaged/checkpoints/step-00000012/state.h5" bs=1 seek=5000 conv=notrunc 2>/dev/null
-train 0 0 "$work/damaged" --resume
-says 'warning.*step-00000012'
-says 'after step 8'
-whole "$work/damaged" "resumed past a damaged checkpoint"
+# the newest is damaged: the one before is used, with a warning that names what is wrong
+damaged() { # PATTERN: after step-00000012 of $work/damaged has been damaged
+    train 0 0 "$work/damaged" --resume
+    says "warning: this checkpoint is skipped: [^ ]*step-00000012/$1"
+    says 'after step 8'
+    whole "$work/damaged" "resumed past a damaged checkpoint ($1)"
+    rm -r "$work/damaged"
+    cp -r "$work/whole" "$work/damaged"
+}
+cp -r "$work/whole" "$work/damaged"
+newest=$work/damaged/checkpoints/step-00000012
+printf X | dd of="$newest/state.h5" bs=1 seek=5000 conv=notrunc 2>/dev/null
+damaged 'state.h5: damaged: .* differ from their digest'
+truncate -s -1 "$newest/state.h5"
+damaged 'state.h5: [0-9]+ bytes, its MANIFEST says [0-9]+'
+printf X | dd of="$newest/MANIFEST" bs=1 seek=100 conv=notrunc 2>/dev/null
+damaged 'MANIFEST:.*: damaged: the text differs from its digest'
+truncate -s 300 "$newest/MANIFEST"
+damaged 'MANIFEST:.*: cut short'
+rm "$newest/state.h5"
+damaged 'state.h5: cannot open'
+rm "$newest/MANIFEST"
+damaged 'MANIFEST: cannot open'
 
 stop_midway() { # SIGNAL RUN: sends one of two ranks a signal once a checkpoint is there
     "$mpiexec" -n 2 "$attune" train "$work/recipe.yaml" "output=$2" train.steps=4000 checkpoint.every=2 eval.every=0 >"$work/log" 2>&1 </dev/null &
