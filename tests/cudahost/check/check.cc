@@ -74,7 +74,7 @@ static bool is_own(const void *p)
     const unsigned char *c = (const unsigned char *)p;
     if (c >= now->stack && c < now->stack + fiber_stack_bytes()) return true;
     const Variable *v = static_at(p);
-    if (v && !v->name) return true; // of a __shared__ bf16: its constructor, which does nothing, is to run once
+    if (v && v->guard) return true; // of a __shared__ bf16: its constructor, which does nothing, is to run once
     return c >= (unsigned char *)&visible && c < (unsigned char *)(&visible + 1);
 }
 

@@ -425,6 +425,7 @@ bool cudahost_launch(const CudahostKernel *kernel, const CudahostLaunch *l, void
         check_block_end();
     }
     now = nullptr;
+    if (given_up) fibers_left();
     check_launch_end();
     limit_shared(0);
     return !given_up;

@@ -2,6 +2,7 @@
 // One OS thread; blocks run one after another. Globals on purpose: a fiber switch must not move what they are read through.
 #pragma once
 #include "interface.h"
+#include <string>
 
 namespace cudahost
 {
@@ -75,6 +76,7 @@ size_t fiber_stack_bytes();
 void fibers_open();
 void fiber_prepare(Thread *t, void (*entry)());
 void fiber_switch(Thread *from, Thread *to, bool ends); // ends: `from` never runs again
+void fibers_left();                                     // a launch was given up
 void fiber_began();                                     // first thing in entry
 
 // ---- memory.cc ----
@@ -96,7 +98,8 @@ const char *memory_name(const void *p, char *out, size_t size); // "shared memor
 struct Variable {
     unsigned char *base;
     size_t bytes;
-    const char *name; // NULL: the guard of a variable, not one
+    bool guard;       // the guard of a variable, not one
+    std::string name; // "x of norm<float>"
 };
 void statics_open();
 const Variable *static_at(const void *p); // which __shared__ variable (or guard) p lies in, or NULL

@@ -41,6 +41,22 @@ void fibers_open()
     }
 }
 
+// Frames that were left are still marked by AddressSanitizer: those of the executor below the kernel's each time, all that there
+// were when a launch was given up.
+static void forget_frames(Thread *t, size_t bytes)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_UNPOISON_MEMORY_REGION(t->stack + STACK_BYTES - bytes, bytes);
+#else
+    (void)t, (void)bytes;
+#endif
+}
+
+void fibers_left()
+{
+    for (int i = 0; i < block.threads; i++) forget_frames(&block.thread[i], STACK_BYTES);
+}
+
 #if defined(__x86_64__)
 extern "C" void cudahost_switch(void **save, void *to);
 __asm__(R"(
@@ -72,6 +88,7 @@ cudahost_switch:
 
 void fiber_prepare(Thread *t, void (*entry)())
 {
+    forget_frames(t, 4096);
     void **sp = (void **)(t->stack + STACK_BYTES);
     *--sp = nullptr; // a return address for entry, which never returns; and its alignment
     *--sp = (void *)entry;
@@ -88,6 +105,7 @@ static ucontext_t contexts[MAX_THREADS + 1];
 
 void fiber_prepare(Thread *t, void (*entry)())
 {
+    forget_frames(t, 4096);
     ucontext_t *c = &contexts[t - block.thread];
     getcontext(c);
     c->uc_stack.ss_sp = t->stack;

@@ -43,7 +43,7 @@ bool is_shared(const void *p, size_t bytes)
     const unsigned char *c = (const unsigned char *)p;
     if (c >= dynamic_shared && c + bytes <= dynamic_shared + smem_bytes) return true;
     const Variable *v = static_at(p);
-    return v && v->name && c + bytes <= v->base + v->bytes;
+    return v && !v->guard && c + bytes <= v->base + v->bytes;
 }
 
 // ---- global ----
@@ -82,8 +82,8 @@ const char *memory_name(const void *p, char *out, size_t size)
     const Variable *v = static_at(p);
     if (is_shared(p, 1) && c >= dynamic_shared && c < dynamic_shared + sizeof dynamic_shared)
         snprintf(out, size, "dynamic shared memory + %td", c - dynamic_shared);
-    else if (v && v->name)
-        snprintf(out, size, "%s + %td", v->name, c - v->base);
+    else if (v && !v->guard)
+        snprintf(out, size, "%s + %td", v->name.c_str(), c - v->base);
     else if (b)
         snprintf(out, size, "%s%+td of %zu bytes", b->name, c - b->base, b->bytes);
     else if (c >= dynamic_shared && c < dynamic_shared + sizeof dynamic_shared)

@@ -28,7 +28,10 @@ template <typename... A, void (*K)(A...)> struct Kernel<K> {
     {
         K(*static_cast<A *>(args[I])...);
     }
-    static void call(void **args) { call_with(args, std::index_sequence_for<A...>{}); }
+    __attribute__((no_sanitize("thread"))) static void call(void **args)
+    {
+        call_with(args, std::index_sequence_for<A...>{});
+    }
     struct Entry : CudahostKernel {
         Entry() : CudahostKernel{(const void *)K, Kernel::call, sizeof...(A), Kernel::bytes, nullptr}
         {

@@ -21,7 +21,7 @@ namespace cudahost
 static std::vector<Variable> variables; // by address
 
 // "x of norm<float>", out of a symbol of the kind _ZZ4normIfEvPfE1x
-static const char *short_name(const char *symbol)
+static std::string short_name(const char *symbol)
 {
     int status;
     char *full = abi::__cxa_demangle(symbol, nullptr, nullptr, &status);
@@ -32,7 +32,7 @@ static const char *short_name(const char *symbol)
     if (!strncmp(function, "void ", 5)) function += 5;
     std::string text = std::string(last) + " of " + std::string(function, strcspn(function, "("));
     free(full);
-    return strdup(text.c_str());
+    return text;
 }
 
 static void add_symbols(const unsigned char *file, unsigned char *tls)
@@ -48,7 +48,7 @@ static void add_symbols(const unsigned char *file, unsigned char *tls)
             const char *name = names + s->st_name;
             const bool guard = !strncmp(name, "_ZGVZ", 5);
             if (ELF64_ST_TYPE(s->st_info) != STT_TLS || (!guard && strncmp(name, "_ZZ", 3) != 0)) continue;
-            variables.push_back({tls + s->st_value, s->st_size, guard ? nullptr : short_name(name)});
+            variables.push_back({tls + s->st_value, s->st_size, guard, guard ? "" : short_name(name)});
         }
     }
 }
@@ -92,7 +92,7 @@ const Variable *static_at(const void *p)
 void statics_poison(int value)
 {
     for (const Variable &v : variables)
-        if (v.name) memset(v.base, value, v.bytes);
+        if (!v.guard) memset(v.base, value, v.bytes);
 }
 
 unsigned char *statics_base(size_t *bytes)
