@@ -191,15 +191,37 @@ struct Arena {
     const char *name;
     char *base; // NULL: measuring
     size_t capacity, used, peak;
+    ArenaSource from; // obtain NULL: this process's memory
 };
 
 enum { HUGE_PAGE_BYTES = 2 << 20 };
 
-int arena_open(Arena **out, const char *name, size_t capacity_bytes, bool measure)
+static Arena *arena_new(const char *name, size_t capacity_bytes)
 {
     Arena *a = xcalloc(1, sizeof *a);
     a->name = name;
-    a->capacity = ROUND_UP(MAX(capacity_bytes, 64), 4096);
+    a->capacity = ROUND_UP(MAX(capacity_bytes, ARENA_ALIGN), 4096);
+    return a;
+}
+
+int arena_open_at(Arena **out, const char *name, size_t capacity_bytes, const ArenaSource *from)
+{
+    Arena *a = arena_new(name, capacity_bytes);
+    void *memory = NULL;
+    int status = from->obtain(from->ctx, &memory, a->capacity, name);
+    if (status < 0) {
+        free(a);
+        return status;
+    }
+    a->from = *from;
+    a->base = memory;
+    *out = a;
+    return OK;
+}
+
+int arena_open(Arena **out, const char *name, size_t capacity_bytes, bool measure)
+{
+    Arena *a = arena_new(name, capacity_bytes);
     if (!measure) {
         a->base = mmap(NULL, a->capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (a->base == MAP_FAILED) {
@@ -217,7 +239,10 @@ int arena_open(Arena **out, const char *name, size_t capacity_bytes, bool measur
 void arena_free(Arena *a)
 {
     if (!a) return;
-    if (a->base) munmap(a->base, a->capacity);
+    if (a->from.release)
+        a->from.release(a->from.ctx, a->base, a->capacity);
+    else if (a->base)
+        munmap(a->base, a->capacity);
     free(a);
 }
 
@@ -225,7 +250,7 @@ void *arena_alloc(Arena *a, size_t bytes)
 {
     if (!bytes) return NULL;
     size_t at = a->used;
-    a->used = ROUND_UP(at + bytes, 64);
+    a->used = ROUND_UP(at + bytes, ARENA_ALIGN);
     a->peak = MAX(a->peak, a->used);
     if (!a->base) return NULL;
     if (a->used > a->capacity) {

@@ -95,10 +95,18 @@ static inline bool add_ok(size_t a, size_t b, size_t *out)
     return !__builtin_add_overflow(a, b, out);
 }
 
-// An arena hands out memory that lives until the arena is reset or freed; 64-byte aligned. It reserves address space and
-// commits pages as they are touched. An arena opened with measure=true hands out NULL and only counts: plans use it.
+// An arena hands out memory that lives until the arena is reset or freed; ARENA_ALIGN-byte aligned. It reserves address space
+// and commits pages as they are touched. An arena opened with measure=true hands out NULL and only counts: plans use it.
+enum { ARENA_ALIGN = 256 }; // what GPUs fetch at once, and their matrix libraries like best
 typedef struct Arena Arena;
 int arena_open(Arena **out, const char *name, size_t capacity_bytes, bool measure);
+// An arena in memory that is not this process's own: a device's. obtain takes all of it at once; release gives it back.
+typedef struct ArenaSource {
+    int (*obtain)(void *ctx, void **out, size_t bytes, const char *name);
+    void (*release)(void *ctx, void *memory, size_t bytes);
+    void *ctx;
+} ArenaSource;
+int arena_open_at(Arena **out, const char *name, size_t capacity_bytes, const ArenaSource *from);
 void arena_free(Arena *a);                 // NULL is fine
 void *arena_alloc(Arena *a, size_t bytes); // 0 bytes gives NULL, so that an empty buffer cannot be used by mistake
 size_t arena_mark(const Arena *a);         // bytes in use now

@@ -64,3 +64,26 @@ void device_close(Device *d)
 {
     if (d) d->close(d);
 }
+
+static int obtain(void *ctx, void **out, size_t bytes, const char *name)
+{
+    Device *d = ctx;
+    return d->obtain(d, out, bytes, name);
+}
+
+static void release(void *ctx, void *memory, size_t bytes)
+{
+    Device *d = ctx;
+    d->release(d, memory, bytes);
+}
+
+int device_arena(Arena **out, Device *d, const char *name, size_t capacity_bytes)
+{
+    if (!d->obtain) return arena_open(out, name, capacity_bytes, false);
+    return arena_open_at(out, name, capacity_bytes, &(ArenaSource){obtain, release, d});
+}
+
+bool device_owns(const Device *d, const void *p)
+{
+    return d && d->owns && d->owns(d, p);
+}

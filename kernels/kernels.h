@@ -57,7 +57,7 @@ typedef struct AttnShape {
 typedef struct Packed {
     DType t;
     int N, K;   // logical shape
-    void *data; // device memory, d->op.packed_bytes(d, t, N, K) bytes, 64-byte aligned
+    void *data; // device memory, d->op.packed_bytes(d, t, N, K) bytes, ARENA_ALIGN-byte aligned
 } Packed;
 
 // A low-rank second product beside a linear: y += s · Bᵀ, dx += ds · A. r == 0: none.
@@ -82,14 +82,25 @@ typedef struct OpTable {
 struct Device {
     const char *name; // "cpu", "cpu-ref", "cuda"
     OpTable op;
-    // Memory of the device. On CPUs these are the host's.
+    // Memory of the device; on CPUs the host's. What is submitted later sees what an earlier call wrote; sources may be used again
+    // when the call returns. upload, and linear_pack from host memory, may be called from several threads at once.
     int (*upload)(Device *d, void *dst, const void *host_src, size_t bytes);
-    int (*download)(Device *d, void *host_dst, const void *src, size_t bytes);
+    int (*download)(Device *d, void *host_dst, const void *src, size_t bytes); // host_dst is filled when it returns
     int (*zero)(Device *d, void *dst, size_t bytes);
-    int (*sync)(Device *d); // waits for everything submitted; reports what failed
+    int (*sync)(Device *d); // waits for everything submitted, fills host results of ops; reports what failed
     size_t (*packed_bytes)(const Device *d, DType t, int N, int K);
     size_t (*scratch_bytes)(const Device *d); // what the device holds for its own use now
     void (*close)(Device *d);
+    // All NULL where device memory is the host's. obtain: E_FAILED when there is not as much; name is for the message.
+    // owns: p lies in memory that obtain gave and release has not taken back.
+    int (*obtain)(Device *d, void **out, size_t bytes, const char *name);
+    void (*release)(Device *d, void *memory, size_t bytes);
+    bool (*owns)(const Device *d, const void *p);
+    // All NULL where ops are done when they return. mark: a point behind all that was submitted until now. Between side_begin and
+    // side_end (which waits for them) what the calling thread submits runs beside what other threads submit, after the mark.
+    uint64_t (*mark)(Device *d);
+    int (*side_begin)(Device *d, uint64_t mark);
+    int (*side_end)(Device *d);
     void *impl;
 };
 
@@ -104,7 +115,9 @@ int device_open(Device **out, const DeviceConfig *c); // E_MISSING when the devi
 // sync return OK and touch no memory; name, packed_bytes and scratch_bytes are those of `like`, which stays the caller's and
 // must outlive it.
 int device_open_null(Device **out, const Device *like);
-void device_close(Device *d); // NULL is fine
+void device_close(Device *d);                                                      // NULL is fine
+int device_arena(Arena **out, Device *d, const char *name, size_t capacity_bytes); // an arena in the device's memory
+bool device_owns(const Device *d, const void *p); // p is memory of the device's own, which the host must not touch
 // "avx512-bf16", "avx2", "generic": what the tuned CPU kernels will use. ATTUNE_ISA=NAME lowers it (tests do).
 const char *cpu_isa(void);
 bool cpu_has_fast_bf16(void);

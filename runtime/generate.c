@@ -51,9 +51,9 @@ static int engine_open(Engine *e, Session *s, const GenerateConfig *c, int slots
     if (capacity > s->model->positions)
         return fail(E_INPUT, "generate", "shorten the prompt or lower --max-new",
                     "%d prompt tokens and %d new ones, %d positions", longest_prompt, c->max_new, s->model->positions);
-    TRY(arena_open(&e->cache_arena, "cache", cache + n * (size_t)m->V * sizeof(float) + 4096, false));
+    TRY(device_arena(&e->cache_arena, s->dev, "cache", cache + n * (size_t)m->V * sizeof(float) + 4096));
     TRY(kvcache_open(&e->cache, s->model, e->cache_arena, slots, capacity));
-    TRY(arena_open(&e->step_arena, "step", activations_bytes(s->model, T, slots, false, false) + 4096, false));
+    TRY(device_arena(&e->step_arena, s->dev, "step", activations_bytes(s->model, T, slots, false, false) + 4096));
     TRY(activations_open(&e->act, s->model, e->step_arena, T, slots, slots, false, false));
     e->logits = xmalloc(n * (size_t)m->V * sizeof *e->logits);
     e->slot = xcalloc(n, sizeof *e->slot);

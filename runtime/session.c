@@ -160,7 +160,7 @@ int session_model(Session *s, int positions, bool optimizer, size_t extra)
     model_close(measured);
     arena_free(counter);
     TRY(status);
-    TRY(arena_open(&s->run, "run", bytes + extra + ARENA_SLACK, false));
+    TRY(device_arena(&s->run, s->dev, "run", bytes + extra + ARENA_SLACK));
     TrainSpec spec = s->spec;
     spec.optimizer = optimizer;
     TRY(model_open(&s->model, s->dev, s->precision, s->run, s->recipe.model, positions, &spec));
@@ -171,7 +171,7 @@ int session_model(Session *s, int positions, bool optimizer, size_t extra)
 int session_inference(Session *s, Activations **out, int T, int S, int M, int positions)
 {
     TRY(session_model(s, positions, false, 0));
-    TRY(arena_open(&s->step, "step", activations_bytes(s->model, T, M, false, false) + ARENA_SLACK, false));
+    TRY(device_arena(&s->step, s->dev, "step", activations_bytes(s->model, T, M, false, false) + ARENA_SLACK));
     return activations_open(out, s->model, s->step, T, S, M, false, false);
 }
 

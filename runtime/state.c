@@ -56,6 +56,32 @@ static Names state_tensors(const Model *m, bool write)
     return s;
 }
 
+static size_t slab_bytes(const CkptTensor *t)
+{
+    return (size_t)t->rows * (size_t)t->cols * dtype_size(t->t);
+}
+
+static char *host_room(const Names *s) // for all slabs
+{
+    size_t bytes = 0;
+    for (int i = 0; i < s->n; i++) bytes += slab_bytes(&s->t[i]);
+    return xmalloc(bytes + 1);
+}
+
+// The slabs are copied, one behind the other, and are then found there.
+static int copy_to_host(Device *d, Names *s, char *to)
+{
+    for (int i = 0; i < s->n; i++) {
+        CkptTensor *t = &s->t[i];
+        const size_t bytes = slab_bytes(t);
+        if (!bytes) continue;
+        TRY(d->download(d, to, t->data, bytes));
+        t->data = to;
+        to += bytes;
+    }
+    return OK;
+}
+
 static void names_free(Names *s)
 {
     free(s->text);
@@ -121,8 +147,12 @@ int state_save(Trainer *t)
     TRY(forgive(t, state_wait(t)));
     Names s = state_tensors(t->s.model, true);
     CkptMeta meta = {.step = t->step, .json = state_json(t)};
-    int status = checkpoint_save(mesh->world, t->s.recipe.output, &meta, s.t, s.n, (int)t->s.recipe.checkpoint.keep);
+    char *host = t->s.dev->obtain ? host_room(&s) : NULL; // HDF5 reads host memory
+    int status = host ? copy_to_host(t->s.dev, &s, host) : OK;
+    if (status == OK)
+        status = checkpoint_save(mesh->world, t->s.recipe.output, &meta, s.t, s.n, (int)t->s.recipe.checkpoint.keep);
     if (status == OK) t->failed_saves = 0;
+    free(host);
     free(meta.json);
     names_free(&s);
     return status;
@@ -155,27 +185,6 @@ static void *write_snapshot(void *ctx)
     return NULL;
 }
 
-static size_t slab_bytes(const CkptTensor *t)
-{
-    return (size_t)t->rows * (size_t)t->cols * dtype_size(t->t);
-}
-
-static void take_snapshot(Saver *w)
-{
-    size_t bytes = 0;
-    for (int i = 0; i < w->names.n; i++) bytes += slab_bytes(&w->names.t[i]);
-    if (!w->snapshot) w->snapshot = xmalloc(bytes + 1); // the same size at every save
-    char *at = w->snapshot;
-    for (int i = 0; i < w->names.n; i++) {
-        CkptTensor *t = &w->names.t[i];
-        size_t n = slab_bytes(t);
-        if (!n) continue;
-        memcpy(at, t->data, n);
-        t->data = at;
-        at += n;
-    }
-}
-
 size_t state_snapshot_bytes(const Model *m)
 {
     size_t bytes = 0;
@@ -196,8 +205,15 @@ static int save_async(Trainer *t)
     Saver *w = t->saver;
     w->names = state_tensors(t->s.model, true);
     w->meta = (CkptMeta){.step = t->step, .json = state_json(t)};
-    take_snapshot(w);
     w->last_try = is_last_try(t);
+    if (!w->snapshot) w->snapshot = host_room(&w->names); // the same size at every save
+    int status = copy_to_host(t->s.dev, &w->names, w->snapshot);
+    if (status < 0) {
+        names_free(&w->names);
+        free(w->meta.json);
+        w->meta.json = NULL;
+        return status;
+    }
     w->busy = true;
     w->threaded = pthread_create(&w->thread, NULL, write_snapshot, w) == 0;
     if (!w->threaded) write_snapshot(w); // no thread to be had: all ranks must still take part
@@ -266,6 +282,25 @@ static int check_meta(const Trainer *t, const CkptMeta *meta, const char *dir)
     return status;
 }
 
+static int load_state(Trainer *t, const char *dir, Names *s)
+{
+    Device *d = t->s.dev;
+    Comm *world = t->s.mesh.world;
+    if (!d->obtain) return checkpoint_load(world, dir, s->t, s->n);
+    char *host = host_room(s), *at = host;
+    void **to = xcalloc((size_t)s->n + 1, sizeof *to);
+    for (int i = 0; i < s->n; at += slab_bytes(&s->t[i++])) {
+        to[i] = s->t[i].data;
+        s->t[i].data = at;
+    }
+    int status = checkpoint_load(world, dir, s->t, s->n);
+    for (int i = 0; i < s->n && status == OK; i++)
+        if (slab_bytes(&s->t[i])) status = d->upload(d, to[i], s->t[i].data, slab_bytes(&s->t[i]));
+    free(to);
+    free(host);
+    return status;
+}
+
 int state_resume(Trainer *t, bool *found)
 {
     Comm *world = t->s.mesh.world;
@@ -281,7 +316,7 @@ int state_resume(Trainer *t, bool *found)
     TRY_DONE(check_meta(t, &meta, dir));
     s = state_tensors(t->s.model, false);
     TRY_DONE(checkpoint_expect(world, dir, s.t, s.n));
-    TRY_DONE(checkpoint_load(world, dir, s.t, s.n));
+    TRY_DONE(load_state(t, dir, &s));
     TRY_DONE(params_refresh(t->s.model));
     json_object_set_new(t->provenance, "parent", provenance_of_checkpoint(dir));
     t->step = meta.step;

@@ -62,7 +62,7 @@ int trainer_open_memory(Trainer *t)
     TRY(footprint_measure(t, &f));
     TRY(session_model(s, f.positions, true, f.gradients));
     TRY(trainer_gradients(t, s->model, s->run, &t->grads));
-    TRY(arena_open(&s->step, "step", f.activations, false));
+    TRY(device_arena(&s->step, s->dev, "step", f.activations));
     TRY(activations_open(&t->act, s->model, s->step, f.bounds.T, f.bounds.S, f.bounds.M, true,
                          s->recipe.train.recompute));
     t->logp = xcalloc((size_t)f.bounds.M, sizeof *t->logp);

@@ -125,6 +125,7 @@ int grad_open(GradSet **out, Arena *run, const GradConfig *c)
 void grad_close(GradSet *g)
 {
     if (!g) return;
+    (void)g->c.device->sync(g->c.device); // fix_add may still have something to tell
     for (int k = 0; k < g->c.units; k++) {
         free(g->unit[k].piece);
         free(g->unit[k].start);
@@ -352,6 +353,7 @@ int grad_unit_done(GradSet *g, int unit)
 
 int grad_finish(GradSet *g)
 {
+    TRY(g->c.device->sync(g->c.device));
     int32_t overflow = g->overflow;
     if (!alone(g)) {
         if (g->ticket) TRY(comm_queue_wait(g->c.mesh->queue, g->ticket));
@@ -381,16 +383,19 @@ int grad_norm(GradSet *g, double *out)
 {
     ExactSum sum = {0};
     Device *d = g->c.device;
-    double *squares = NULL;
+    size_t n = 0, done = 0;
+    for (int i = 0; i < g->c.n; i++) n += g->c.t[i].counted ? (size_t)grad_rows(g, i).rows : 0;
+    double *squares = xcalloc(n + 1, sizeof *squares);
     for (int i = 0; i < g->c.n; i++) {
         const int rows = grad_rows(g, i).rows;
         if (!rows || !g->c.t[i].counted) continue;
-        squares = xrealloc(squares, (size_t)rows * sizeof *squares);
-        memset(squares, 0, (size_t)rows * sizeof *squares);
-        d->op.row_squares(d, squares, grad_get(g, i), rows, g->c.t[i].K);
-        for (int r = 0; r < rows; r++) exact_add(&sum, squares[r]);
+        d->op.row_squares(d, squares + done, grad_get(g, i), rows, g->c.t[i].K);
+        done += (size_t)rows;
     }
+    int status = d->sync(d);
+    for (size_t r = 0; r < n; r++) exact_add(&sum, squares[r]);
     free(squares);
+    TRY(status);
     if (!alone(g)) TRY(exact_reduce(&sum, g->units.parts > 1 ? g->c.mesh->world : g->c.mesh->tensor));
     *out = sqrt(exact_value(&sum));
     return OK;

@@ -197,13 +197,35 @@ static Rows common_rows(Rows part, int row0, int rows, int *skip)
     return (Rows){from - part.row0, MAX(to - from, 0)};
 }
 
-static int copy_rows(Model *m, void *dst, DType t, int K, Rows to, const char *src, DType src_t, int64_t ld)
+static void put_rows(void *dst, DType t, const void *src, DType src_t, int64_t ld, int rows, int K)
 {
-    Device *d = m->dev;
-    for (int r = 0; r < to.rows; r++)
-        d->op.convert(d, (char *)dst + (size_t)(to.row0 + r) * (size_t)K * dtype_size(t), t,
-                      src + (size_t)r * (size_t)ld * dtype_size(src_t), src_t, (size_t)K);
-    return OK;
+    ASSERT(t == src_t || (t == DT_BF16 && src_t == DT_F32));
+    for (int r = 0; r < rows; r++) {
+        const char *from = (const char *)src + (size_t)r * (size_t)ld * dtype_size(src_t);
+        char *to = (char *)dst + (size_t)r * (size_t)K * dtype_size(t);
+        if (t == src_t) memcpy(to, from, (size_t)K * dtype_size(t));
+        for (int k = 0; t != src_t && k < K; k++)
+            ((bf16_t *)(void *)to)[k] = f32_to_bf16(((const float *)(const void *)from)[k]);
+    }
+}
+
+int upload_rows(Device *d, void *dst, DType t, const void *src, DType src_t, int64_t ld, int rows, int K)
+{
+    const size_t bytes = (size_t)rows * (size_t)K * dtype_size(t);
+    if (!bytes) return OK;
+    if (t == src_t && ld == K) return d->upload(d, dst, src, bytes);
+    void *host = xmalloc(bytes);
+    put_rows(host, t, src, src_t, ld, rows, K);
+    int status = d->upload(d, dst, host, bytes);
+    free(host);
+    return status;
+}
+
+// The rows of a part that src (from its row `skip` on) has.
+static int store_part(Model *m, void *part, DType t, int K, Rows to, int skip, const void *src, DType src_t, int64_t ld)
+{
+    return upload_rows(m->dev, (char *)part + (size_t)to.row0 * (size_t)K * dtype_size(t), t,
+                       (const char *)src + (size_t)skip * (size_t)ld * dtype_size(src_t), src_t, ld, to.rows, K);
 }
 
 int param_store(Model *m, Param *p, int row0, int rows, const void *src, DType src_t, int64_t ld)
@@ -219,12 +241,11 @@ int param_store(Model *m, Param *p, int row0, int rows, const void *src, DType s
         Trainable *t = &m->trained[p->slot];
         ASSERT(src_t == DT_F32);
         Rows to = common_rows(t->part, row0, rows, &skip);
-        return copy_rows(m, t->master, DT_F32, p->K, to, (const char *)src + (size_t)skip * (size_t)ld * 4, src_t, ld);
+        return store_part(m, t->master, DT_F32, p->K, to, skip, src, src_t, ld);
     }
     if (!p->gathered) return OK;
     Rows to = common_rows(part_rows(p->N, zero_part(m), zero_parts(m)), row0, rows, &skip);
-    const char *from = (const char *)src + (size_t)skip * (size_t)ld * dtype_size(src_t);
-    return copy_rows(m, p->shard, m->t, p->K, to, from, src_t, ld);
+    return store_part(m, p->shard, m->t, p->K, to, skip, src, src_t, ld);
 }
 
 typedef struct Slice {

@@ -3,6 +3,8 @@
 #include "model/model.h"
 
 unsigned param_id_flags(ParamId id); // PF_*
+// rows of K elements, ld apart in host memory, to device memory where they lie side by side; rounds when src is F32 and dst BF16
+int upload_rows(Device *d, void *dst, DType t, const void *src, DType src_t, int64_t ld, int rows, int K);
 
 // trainable.c
 bool param_cut_columns(const Param *p);                                // over the tensor ranks

@@ -244,10 +244,7 @@ int adapter_store(Model *m, int i, const float *src, int64_t ld)
         return d->upload(d, t->vec, src, (size_t)t->N * sizeof(float));
     }
     d->op.linear_pack(d, t->packed, 0, t->N, src, DT_F32, ld);
-    for (int r = 0; r < t->part.rows; r++)
-        TRY(d->upload(d, t->master + (size_t)r * (size_t)t->K, src + (t->part.row0 + r) * ld,
-                      (size_t)t->K * sizeof(float)));
-    return OK;
+    return upload_rows(d, t->master, DT_F32, src + t->part.row0 * ld, DT_F32, ld, t->part.rows, t->K);
 }
 
 // PEFT's init_lora_weights=True: A from Kaiming-uniform with a = sqrt(5), that is U(-1/sqrt(K), 1/sqrt(K)); B zero. Element i of the
@@ -341,14 +338,23 @@ static void merge_row(const Adapter *ad, float *w, const float *A, const float *
 }
 
 // Rows of W with the adapter's f32 masters, in f64 per element.
-static void merge_rows(const Model *m, const Param *p, int64_t row0, int64_t rows, float *w)
+static int merge_rows(const Model *m, const Param *p, int64_t row0, int64_t rows, float *w)
 {
+    Device *d = m->dev;
     const Adapter *ad = p->adapter;
-    const float *A = m->trained[ad->slot_a].master, *B = m->trained[ad->slot_b].master;
-    const float *magnitude = ad->dora && !ad->fresh ? ad->magnitude : NULL;
+    const bool magnitudes = ad->dora && !ad->fresh;
+    const int64_t K = p->K, R = ad->R;
+    float *A = xmalloc((size_t)(R * K + rows * (R + 1)) * sizeof *A), *B = A + R * K, *magnitude = B + rows * R;
+    int status = d->download(d, A, m->trained[ad->slot_a].master, (size_t)(R * K) * sizeof *A);
+    if (status == OK)
+        status = d->download(d, B, m->trained[ad->slot_b].master + row0 * R, (size_t)(rows * R) * sizeof *B);
+    if (status == OK && magnitudes)
+        status = d->download(d, magnitude, ad->magnitude + row0, (size_t)rows * sizeof *magnitude);
 #pragma omp parallel for
-    for (int64_t n = 0; n < rows; n++)
-        merge_row(ad, w + n * p->K, A, B + (row0 + n) * ad->R, p->K, magnitude ? magnitude + row0 + n : NULL);
+    for (int64_t n = 0; n < (status == OK ? rows : 0); n++)
+        merge_row(ad, w + n * K, A, B + n * R, K, magnitudes ? magnitude + n : NULL);
+    free(A);
+    return status;
 }
 
 int param_read(Model *m, const Param *p, bool merge, int64_t row0, int64_t rows, DType dst_t, void *dst)
@@ -364,7 +370,7 @@ int param_read(Model *m, const Param *p, bool merge, int64_t row0, int64_t rows,
         status = d->download(d, f, m->trained[p->slot].master + row0 * p->K, n * sizeof(float));
     else
         d->op.linear_unpack(d, &p->packed, (int)row0, (int)rows, f, DT_F32, p->K);
-    if (status == OK && merge && p->adapter) merge_rows(m, p, row0, rows, f);
+    if (status == OK && merge && p->adapter) status = merge_rows(m, p, row0, rows, f);
     if (dst_t == DT_BF16)
         for (size_t i = 0; i < n; i++) ((bf16_t *)dst)[i] = f32_to_bf16(f[i]);
     if (f != dst) free(f);

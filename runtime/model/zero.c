@@ -122,16 +122,16 @@ static void put_own(struct Zero *z, const Piece *p, DType t)
                       (size_t)p->rows * K);
 }
 
-static int take(struct Zero *z, const Piece *p, DType t)
+static void take(struct Zero *z, const Piece *p, DType t)
 {
     Model *m = z->m;
     const Trainable *to = &m->trained[p->tensor];
     const void *from = offset(z->rows, p->at, t);
-    if (!p->rows) return OK;
-    if (!to->packed)
-        return m->dev->upload(m->dev, to->vec ? to->vec + p->row0 : NULL, from, (size_t)p->rows * sizeof(float));
-    m->dev->op.linear_pack(m->dev, to->packed, p->row0, p->rows, from, t, to->K);
-    return OK;
+    if (!p->rows) return;
+    if (to->packed)
+        m->dev->op.linear_pack(m->dev, to->packed, p->row0, p->rows, from, t, to->K);
+    else
+        m->dev->op.convert(m->dev, to->vec ? to->vec + p->row0 : NULL, DT_F32, from, t, (size_t)p->rows);
 }
 
 static int refresh_unit(struct Zero *z, int unit)
@@ -144,7 +144,7 @@ static int refresh_unit(struct Zero *z, int unit)
         unit_chunk(u, unit, chunk, z->piece, z->start);
         for (int k = 0; k < n; k++) put_own(z, &z->piece[own * n + k], t);
         TRY(comm_all_gather_parts(m->mesh->data, z->rows, z->start, t));
-        for (int k = 0; k < n * parts; k++) TRY(take(z, &z->piece[k], t));
+        for (int k = 0; k < n * parts; k++) take(z, &z->piece[k], t);
     }
     return OK;
 }
