@@ -65,8 +65,9 @@ static int log_step(Trainer *t, const StepResult *r)
                (long long)t->step, r->loss, r->grad_norm, r->lr, (long long)r->tokens, (long long)r->trained_tokens);
     buf_printf(&b, "\"tokens_per_s\": %.9g, \"step_ms\": %.9g, \"rss_bytes\": %lld, ",
                (double)r->tokens / r->step_ms * 1e3, r->step_ms, (long long)rss);
-    buf_printf(&b, "\"comm_bytes\": %llu, \"wait_ms\": %.9g", (unsigned long long)traffic_bytes(&r->traffic),
-               r->traffic.wait_ms);
+    buf_printf(&b, "\"comm_bytes\": %llu, \"wait_ms\": %.9g, \"beside_ms\": %.9g, \"beside_wait_ms\": %.9g",
+               (unsigned long long)traffic_bytes(&r->traffic), r->traffic.wait_ms, r->traffic.beside_ms,
+               r->traffic.beside_wait_ms);
     int status = rundir_metric(t->dir, b.data);
     buf_free(&b);
     return status;

@@ -69,7 +69,11 @@ Traffic mesh_traffic(const Mesh *m)
                  .data = stats_sum(data, group_stats(m->data_bg)),
                  .world = world,
                  .wait_ms = tensor.wait_ms + data.wait_ms + world.wait_ms};
-    if (m->queue) t.wait_ms += comm_queue_stats(m->queue).waited_ms;
+    if (!m->queue) return t;
+    const CommQueueStats beside = comm_queue_stats(m->queue);
+    t.beside_ms = beside.busy_ms;
+    t.beside_wait_ms = beside.waited_ms;
+    t.wait_ms += beside.waited_ms;
     return t;
 }
 
@@ -78,7 +82,9 @@ Traffic traffic_since(Traffic now, const Traffic *before)
     return (Traffic){.tensor = stats_since(now.tensor, before->tensor),
                      .data = stats_since(now.data, before->data),
                      .world = stats_since(now.world, before->world),
-                     .wait_ms = now.wait_ms - before->wait_ms};
+                     .wait_ms = now.wait_ms - before->wait_ms,
+                     .beside_ms = now.beside_ms - before->beside_ms,
+                     .beside_wait_ms = now.beside_wait_ms - before->beside_wait_ms};
 }
 
 uint64_t traffic_bytes(const Traffic *t)

@@ -19,7 +19,9 @@ void mesh_close(Mesh *m);
 // What this rank has exchanged so far in each of its groups, along with what ran beside the computation. Groups of one rank do not count.
 typedef struct Traffic {
     CommStats tensor, data, world;
-    double wait_ms; // the calling thread's, in collectives and for jobs of the queue
+    double wait_ms;        // the calling thread's, in collectives and for jobs of the queue
+    double beside_ms;      // of the queue's jobs, which run beside the computation
+    double beside_wait_ms; // of these, what the calling thread waited for: 1 - beside_wait_ms / beside_ms is hidden
 } Traffic;
 Traffic mesh_traffic(const Mesh *m);
 CommStats stats_sum(CommStats a, CommStats b);
