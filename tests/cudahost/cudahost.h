@@ -76,11 +76,12 @@ typedef struct CudahostSite {
 } CudahostSite;
 // By source line; returns how many of at most `capacity`.
 size_t cudahost_sites(CudahostSite *out, size_t capacity);
-typedef struct CudahostBytes {
-    uint64_t requested_read, requested_written; // sectors of every request: what L2 sees
-    uint64_t unique_read, unique_written;       // sectors that a launch touches, once per launch: what memory must move
-} CudahostBytes;
-CudahostBytes cudahost_bytes(void);
+typedef struct CudahostTotals {
+    uint64_t sectors, sectors_ideal;       // of all requests to global memory: 32 times them is what L2 sees
+    uint64_t unique_read, unique_written;  // bytes in sectors that a launch touches, once per launch: what memory must move
+    uint64_t wavefronts, wavefronts_ideal; // of shared memory
+} CudahostTotals;
+CudahostTotals cudahost_totals(void);
 const char *cudahost_traffic_name(CudahostTraffic kind);
 bool cudahost_hooked(void); // are there kernels with hooks in this program?
 
@@ -93,12 +94,17 @@ typedef struct CudahostKernel {
     const struct CudahostKernel *next;
 } CudahostKernel;
 const CudahostKernel *cudahost_kernels(void);
+const char *cudahost_kernel_name(const CudahostKernel *kernel); // its symbol, "?" when there is no symbol table
 typedef struct CudahostLaunch {
     unsigned grid[3], block[3];
     size_t smem_bytes;
 } CudahostLaunch;
 // false: a finding ended it
 bool cudahost_launch(const CudahostKernel *kernel, const CudahostLaunch *launch, void **args);
+// Told after each launch, with what it alone counted and cost; NULL: nobody
+typedef void CudahostListener(void *context, const CudahostKernel *kernel, const CudahostLaunch *launch,
+                              const CudahostCounts *counts, const CudahostTotals *totals);
+void cudahost_listen(CudahostListener *listener, void *context);
 
 #ifdef __cplusplus
 }

@@ -246,7 +246,7 @@ static void test_counts_and_guards(void **state)
     assert_int_equal(c.threads, 32);
     assert_int_equal(c.mma, 1);
     if (cudahost_hooked()) {
-        CudahostBytes b = cudahost_bytes();
+        CudahostTotals b = cudahost_totals();
         assert_int_equal(b.unique_read, 32 * (4 + 2 + 4) * 4);
         assert_int_equal(b.unique_written, 32 * 4 * 4);
         char *p = cudahost_alloc(100, "p");

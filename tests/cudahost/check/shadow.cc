@@ -97,6 +97,7 @@ static void on_read(ShadowAccess how, Cell *c, const void *p, bool shared, const
 static void on_write(ShadowAccess how, Cell *c, const void *p, bool shared, const Thread *t, Mark mark)
 {
     const bool atomic = how == SHADOW_ATOMIC;
+    if (atomic && shared && c->written.time < block_began) tell_unwritten(p, mark.site);
     const char *does = atomic ? "changes by an atomic" : how == SHADOW_COPY ? "copies by cp.async to" : "writes";
     if (c->pending && c->written.time >= block_began)
         tell(CUDAHOST_ASYNC, does, p, mark.site, "copies to it by cp.async, which has not landed,", &c->written);

@@ -3,6 +3,7 @@
 // as many wavefronts as different words lie in one bank, in parts of 128 bytes (8 lanes of 16 bytes, 16 of 8, 32 of 4).
 #include "internal.h"
 #include <algorithm>
+#include <stdlib.h>
 #include <string.h>
 #include <unordered_map>
 #include <vector>
@@ -32,7 +33,7 @@ static std::unordered_map<uintptr_t, SiteId> site_ids;
 static std::vector<Track> tracks[MAX_WARPS];
 static std::vector<SiteId> touched[MAX_WARPS];
 static uint32_t launch_number;
-static CudahostBytes moved;
+static CudahostTotals totals;
 
 SiteId site_of(const void *pc, CudahostTraffic kind)
 {
@@ -42,6 +43,7 @@ SiteId site_of(const void *pc, CudahostTraffic kind)
     if (key == last_key) return last;
     auto found = site_ids.find(key);
     if (found == site_ids.end()) {
+        if (sites.size() > UINT16_MAX) abort();
         found = site_ids.emplace(key, (SiteId)sites.size()).first;
         sites.push_back({pc, kind, 0, 0, 0, 0});
     }
@@ -106,8 +108,11 @@ static void cost_shared(const Request *r, Site *s)
             for (int i = 0; r->lanes >> l & 1 && i < words_each && n < LANES * 4; i++)
                 words[n++] = r->at[l] / WORD + (unsigned)i;
         if (!n) continue;
-        s->cost += conflicts(words, n);
+        const size_t wavefronts = conflicts(words, n);
+        s->cost += wavefronts;
         s->ideal++;
+        totals.wavefronts += wavefronts;
+        totals.wavefronts_ideal++;
     }
 }
 
@@ -128,7 +133,8 @@ static void finish(SiteId id, Request *r)
         const size_t sectors = sectors_of(at, n, r->bytes);
         s->cost += sectors;
         s->ideal += (bytes + SECTOR - 1) / SECTOR;
-        (s->kind == CUDAHOST_GLOBAL_WRITE ? moved.requested_written : moved.requested_read) += sectors * SECTOR;
+        totals.sectors += sectors;
+        totals.sectors_ideal += (bytes + SECTOR - 1) / SECTOR;
     }
     r->lanes = 0;
 }
@@ -179,7 +185,7 @@ void traffic_touch(Buffer *b, const void *p, size_t bytes, bool write)
         uint32_t *in = write ? &s[i].written_in : &s[i].read_in;
         if (*in == launch_number) continue;
         *in = launch_number;
-        (write ? moved.unique_written : moved.unique_read) += SECTOR;
+        (write ? totals.unique_written : totals.unique_read) += SECTOR;
     }
 }
 
@@ -190,7 +196,7 @@ void traffic_launch()
 
 void traffic_clear()
 {
-    moved = {};
+    totals = {};
     for (Site &s : sites) s.requests = s.bytes = s.cost = s.ideal = 0;
 }
 } // namespace cudahost
@@ -203,9 +209,9 @@ const char *cudahost_traffic_name(CudahostTraffic kind)
     return names[kind];
 }
 
-CudahostBytes cudahost_bytes(void)
+CudahostTotals cudahost_totals(void)
 {
-    return moved;
+    return totals;
 }
 
 size_t cudahost_sites(CudahostSite *out, size_t capacity)

@@ -17,6 +17,7 @@ CudahostCounts counts;
 
 static uint64_t random_state = 1;
 static bool given_up; // the launch, after a finding
+static const void *kernel_function;
 static void (*kernel_call)(void **);
 static void **kernel_args;
 static Thread *const host = &block.thread[MAX_THREADS];
@@ -348,7 +349,7 @@ static void block_begin(int threads)
         fiber_prepare(t, thread_main);
     }
     copies_reset();
-    poison_shared();
+    poison_shared(kernel_function);
     check_block_begin();
 }
 
@@ -399,21 +400,27 @@ CudahostCounts cudahost_counts(void)
     return counts;
 }
 
-bool cudahost_launch(const CudahostKernel *kernel, const CudahostLaunch *l, void **args)
+static CudahostListener *listener;
+static void *listener_context;
+void cudahost_listen(CudahostListener *l, void *context)
 {
-    if (now) abort(); // no kernel launches kernels
-    if (!launch_is_valid(l)) return false;
-    fibers_open();
-    statics_open();
-    visible.block_dim = dim3(l->block[0], l->block[1], l->block[2]);
-    visible.grid_dim = dim3(l->grid[0], l->grid[1], l->grid[2]);
-    visible.smem = shared_base();
-    limit_shared(l->smem_bytes);
-    kernel_call = kernel->call;
-    kernel_args = args;
-    given_up = false;
-    counts.launches++;
-    check_launch_begin();
+    listener = l;
+    listener_context = context;
+}
+
+static void listener_tell(const CudahostKernel *kernel, const CudahostLaunch *l, CudahostCounts before_counts,
+                          CudahostTotals before_totals)
+{
+    // Both are nothing but counters.
+    CudahostCounts c = counts;
+    CudahostTotals t = cudahost_totals();
+    for (size_t i = 0; i < sizeof c / sizeof(uint64_t); i++) ((uint64_t *)&c)[i] -= ((uint64_t *)&before_counts)[i];
+    for (size_t i = 0; i < sizeof t / sizeof(uint64_t); i++) ((uint64_t *)&t)[i] -= ((uint64_t *)&before_totals)[i];
+    listener(listener_context, kernel, l, &c, &t);
+}
+
+static void run_blocks(const CudahostLaunch *l)
+{
     for (uint32_t i : block_order(l->grid[0] * l->grid[1] * l->grid[2])) {
         visible.block = make_uint3(i % l->grid[0], i / l->grid[0] % l->grid[1], i / (l->grid[0] * l->grid[1]));
         block_begin((int)(l->block[0] * l->block[1] * l->block[2]));
@@ -425,8 +432,30 @@ bool cudahost_launch(const CudahostKernel *kernel, const CudahostLaunch *l, void
         check_block_end();
     }
     now = nullptr;
+}
+
+bool cudahost_launch(const CudahostKernel *kernel, const CudahostLaunch *l, void **args)
+{
+    if (now) abort(); // no kernel launches kernels
+    if (!launch_is_valid(l)) return false;
+    fibers_open();
+    symbols_open();
+    const CudahostCounts before_counts = counts;
+    const CudahostTotals before_totals = cudahost_totals();
+    visible.block_dim = dim3(l->block[0], l->block[1], l->block[2]);
+    visible.grid_dim = dim3(l->grid[0], l->grid[1], l->grid[2]);
+    visible.smem = shared_base();
+    limit_shared(l->smem_bytes);
+    kernel_function = kernel->function;
+    kernel_call = kernel->call;
+    kernel_args = args;
+    given_up = false;
+    counts.launches++;
+    check_launch_begin();
+    run_blocks(l);
     if (given_up) fibers_left();
     check_launch_end();
     limit_shared(0);
+    if (listener) listener_tell(kernel, l, before_counts, before_totals);
     return !given_up;
 }

@@ -89,22 +89,24 @@ struct Buffer {
 bool is_shared(const void *p, size_t bytes);
 Buffer *buffer_of(const void *p); // whose guarded zone p lies in, or NULL
 bool inside(const Buffer *b, const void *p, size_t bytes);
-void poison_shared();                                           // at a block's begin
+void poison_shared(const void *kernel);                         // at a block's begin
 void limit_shared(size_t bytes);                                // of dynamic shared memory, for AddressSanitizer
 unsigned char *shared_base();                                   // of dynamic shared memory
 const char *memory_name(const void *p, char *out, size_t size); // "shared memory + 12", "x + 400"
 
-// ---- statics.cc ----
+// ---- symbols.cc ----
 struct Variable {
     unsigned char *base;
     size_t bytes;
     bool guard;       // the guard of a variable, not one
     std::string name; // "x of norm<float>"
+    std::string symbol;
+    const void *kernel; // that it belongs to; NULL: to a device function
 };
-void statics_open();
-const Variable *static_at(const void *p); // which __shared__ variable (or guard) p lies in, or NULL
-void statics_poison(int value);
-unsigned char *statics_base(size_t *bytes); // from the first one to the end of the last
+void symbols_open();
+const Variable *static_at(const void *p);           // which __shared__ variable (or guard) p lies in, or NULL
+void statics_poison(const void *kernel, int value); // those that this kernel may use
+unsigned char *statics_base(size_t *bytes);         // from the first one to the end of the last
 
 // ---- findings.cc ----
 void finding(CudahostKind kind, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

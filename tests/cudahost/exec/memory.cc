@@ -32,10 +32,10 @@ void limit_shared(size_t bytes)
     ASAN_POISON_MEMORY_REGION(dynamic_shared + bytes, sizeof dynamic_shared - bytes);
 }
 
-void poison_shared()
+void poison_shared(const void *kernel)
 {
     memset(dynamic_shared, POISON, smem_bytes);
-    statics_poison(POISON);
+    statics_poison(kernel, POISON);
 }
 
 bool is_shared(const void *p, size_t bytes)

@@ -1,6 +1,6 @@
-// statics: where the __shared__ variables of kernels are. They are thread_local statics of functions (shim.h), which nothing else in this
-// program's C++ is, so their symbols give places and sizes. (A section of their own would do too, but GCC puts the statics of
-// templates where it likes.)
+// symbols: what the symbol table of this program (or library) says of kernels. Their __shared__ variables are thread_local statics of
+// functions (shim.h), which nothing else in its C++ is, so their symbols give places and sizes. (A section of their own would do too, but
+// GCC puts the statics of templates where it likes.) And kernels' names, mangled as nvcc mangles them.
 #include "exec.h"
 #include <algorithm>
 #include <cxxabi.h>
@@ -14,11 +14,18 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <unordered_map>
 #include <vector>
 
 namespace cudahost
 {
+typedef ElfW(Ehdr) Header;
+typedef ElfW(Shdr) Section;
+typedef ElfW(Sym) Symbol;
+typedef ElfW(Addr) Address;
+
 static std::vector<Variable> variables; // by address
+static std::unordered_map<const void *, std::string> kernel_names;
 
 // "x of norm<float>", out of a symbol of the kind _ZZ4normIfEvPfE1x
 static std::string short_name(const char *symbol)
@@ -35,21 +42,26 @@ static std::string short_name(const char *symbol)
     return text;
 }
 
-static void add_symbols(const unsigned char *file, unsigned char *tls)
+static void add_symbol(const Symbol *s, const char *name, Address base, unsigned char *tls)
 {
-    const ElfW(Ehdr) *header = (const ElfW(Ehdr) *)file;
-    const ElfW(Shdr) *section = (const ElfW(Shdr) *)(file + header->e_shoff);
+    const int type = ELF64_ST_TYPE(s->st_info);
+    const bool guard = !strncmp(name, "_ZGVZ", 5);
+    if (type == STT_TLS && (guard || !strncmp(name, "_ZZ", 3)))
+        variables.push_back({tls + s->st_value, s->st_size, guard, guard ? "" : short_name(name), name, nullptr});
+    if (type != STT_FUNC) return;
+    auto kernel = kernel_names.find((const void *)(base + s->st_value));
+    if (kernel != kernel_names.end()) kernel->second = name;
+}
+
+static void add_symbols(const unsigned char *file, Address base, unsigned char *tls)
+{
+    const Header *header = (const Header *)file;
+    const Section *section = (const Section *)(file + header->e_shoff);
     for (int i = 0; i < header->e_shnum; i++) {
         if (section[i].sh_type != SHT_SYMTAB) continue;
-        const ElfW(Sym) *s = (const ElfW(Sym) *)(file + section[i].sh_offset),
-                        *end = s + section[i].sh_size / sizeof *s;
+        const Symbol *s = (const Symbol *)(file + section[i].sh_offset), *end = s + section[i].sh_size / sizeof *s;
         const char *names = (const char *)file + section[section[i].sh_link].sh_offset;
-        for (; s < end; s++) {
-            const char *name = names + s->st_name;
-            const bool guard = !strncmp(name, "_ZGVZ", 5);
-            if (ELF64_ST_TYPE(s->st_info) != STT_TLS || (!guard && strncmp(name, "_ZZ", 3) != 0)) continue;
-            variables.push_back({tls + s->st_value, s->st_size, guard, guard ? "" : short_name(name)});
-        }
+        for (; s < end; s++) add_symbol(s, names + s->st_name, base, tls);
     }
 }
 
@@ -60,24 +72,27 @@ static int add_module(struct dl_phdr_info *info, size_t, void *)
         const uintptr_t from = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr, at = (uintptr_t)&visible;
         ours = ours || (info->dlpi_phdr[i].p_type == PT_LOAD && at >= from && at < from + info->dlpi_phdr[i].p_memsz);
     }
-    if (!ours || !info->dlpi_tls_data) return ours;
+    if (!ours) return 0;
     struct stat st;
     const int fd = open(info->dlpi_name[0] ? info->dlpi_name : "/proc/self/exe", O_RDONLY | O_CLOEXEC);
     void *file =
         fd >= 0 && !fstat(fd, &st) ? mmap(nullptr, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
     if (file == MAP_FAILED) abort();
-    add_symbols((const unsigned char *)file, (unsigned char *)info->dlpi_tls_data);
+    add_symbols((const unsigned char *)file, info->dlpi_addr, (unsigned char *)info->dlpi_tls_data);
     munmap(file, (size_t)st.st_size);
     close(fd);
     return 1;
 }
 
-void statics_open()
+void symbols_open()
 {
-    static bool open;
-    if (open) return;
-    open = true;
+    if (!kernel_names.empty()) return;
+    for (const CudahostKernel *k = cudahost_kernels(); k; k = k->next) kernel_names.emplace(k->function, "?");
     dl_iterate_phdr(add_module, nullptr);
+    for (Variable &v : variables)
+        for (const auto &k : kernel_names)
+            if (v.symbol.rfind("_Z" + k.second.substr(1) + "E", 0) == 0)
+                v.kernel = k.first; // _ZZ4normPfE1x: of _Z4normPf
     std::sort(variables.begin(), variables.end(), [](const Variable &a, const Variable &b) { return a.base < b.base; });
 }
 
@@ -89,10 +104,10 @@ const Variable *static_at(const void *p)
     return it != variables.begin() && c < (it - 1)->base + (it - 1)->bytes ? &*(it - 1) : nullptr;
 }
 
-void statics_poison(int value)
+void statics_poison(const void *kernel, int value)
 {
     for (const Variable &v : variables)
-        if (!v.guard) memset(v.base, value, v.bytes);
+        if (!v.guard && (!v.kernel || v.kernel == kernel)) memset(v.base, value, v.bytes);
 }
 
 unsigned char *statics_base(size_t *bytes)
@@ -101,3 +116,9 @@ unsigned char *statics_base(size_t *bytes)
     return variables.empty() ? nullptr : variables[0].base;
 }
 } // namespace cudahost
+
+const char *cudahost_kernel_name(const CudahostKernel *kernel)
+{
+    cudahost::symbols_open();
+    return cudahost::kernel_names[kernel->function].c_str();
+}
