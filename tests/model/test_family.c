@@ -317,8 +317,14 @@ static void check_adapter(World *w, const char *dir)
 static void test_lora(void **state)
 {
     (void)state;
-    static const char *const runs[][2] = {{"llama", "lora"},        {"llama_untied", "lora"},  {"llama3", "lora"},
-                                          {"llama", "peft/rslora"}, {"llama", "peft/pattern"}, {"llama", "peft/dora"}};
+    static const char *const runs[][2] = {{"llama", "lora"},
+                                          {"llama_untied", "lora"},
+                                          {"llama3", "lora"},
+                                          {"llama", "peft/rslora"},
+                                          {"llama", "peft/pattern"},
+                                          {"llama", "peft/dora"},
+                                          {"llama", "peft/dora-pattern"},
+                                          {"llama_untied", "peft/dora"}};
     static TestRows rows;
     static char dir[512], tokens[512], init[600], after[600];
     for (size_t r = 0; r < COUNT_OF(runs); r++)

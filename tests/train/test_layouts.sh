@@ -12,40 +12,6 @@ lora: {rank: 4, alpha: 8, dropout: 0.1}
 checkpoint: {every: 0}
 END
 
-# largest KEY A B: the largest relative difference of two runs' values
-largest() {
-    values "$1" "$2/metrics.jsonl" >"$work/a"
-    values "$1" "$3/metrics.jsonl" >"$work/b"
-    paste "$work/a" "$work/b" |
-        awk '{ d = ($1 - $2) / $2; if (d < 0) d = -d; if (d > m) m = d } END { printf "%.9f", NR == 10 ? m : 1 }'
-}
-within() { awk -v x="$1" -v limit="$2" 'BEGIN { exit !(x <= limit) }' || complain "$3: differs by $1"; }
-
-# layouts FAMILY METHOD RESULT OVERRIDES...
-layouts() {
-    local family=$1 method=$2 result=$3 one=$work/$1-$2-one tp dp zero
-    shift 3
-    local args=("model=$golden/$family" "method=$method" "$@")
-    train 0 0 "$one" "${args[@]}"
-    for tp in 1 2 3 4; do
-        local first=$work/$family-$method-$tp
-        for dp in 1 2; do
-            for zero in 0 1 2 3; do
-                ((dp == 1 && zero)) && continue # one data rank has nobody to share with
-                local name="$family $method tensor $tp data $dp zero $zero" out=$first-$dp-$zero
-                train 0 $((tp * dp)) "$out" "${args[@]}" parallel.tensor=$tp parallel.zero=$zero
-                within "$(largest loss "$out" "$one")" 1e-5 "$name: loss"
-                within "$(largest grad_norm "$out" "$one")" 1e-4 "$name: grad_norm"
-                for key in loss grad_norm; do
-                    values $key "$first-1-0/metrics.jsonl" >"$work/want"
-                    values $key "$out/metrics.jsonl" >"$work/got"
-                    same "$work/got" "$work/want" "$name: bits of $key"
-                done
-                same "$out/$result" "$first-1-0/$result" "$name"
-            done
-        done
-    done
-}
 layouts llama lora adapter/adapter_model.safetensors
 layouts llama full model/model.safetensors train.weight_decay=0.1
 layouts llama_untied full model/model.safetensors train.recompute=true

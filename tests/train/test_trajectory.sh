@@ -35,6 +35,8 @@ for family in llama llama_untied llama3; do lora $family lora; done
 lora llama peft/rslora
 lora llama peft/pattern
 lora llama peft/dora
+lora llama peft/dora-pattern
+lora llama_untied peft/dora
 lora llama lora data.pack=false
 lora llama lora train.recompute=true
 lora llama lora deterministic=false train.micro_tokens=64
