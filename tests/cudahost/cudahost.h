@@ -77,8 +77,9 @@ typedef struct CudahostSite {
 // By source line; returns how many of at most `capacity`.
 size_t cudahost_sites(CudahostSite *out, size_t capacity);
 typedef struct CudahostTotals {
-    uint64_t sectors, sectors_ideal;       // of all requests to global memory: 32 times them is what L2 sees
-    uint64_t unique_read, unique_written;  // bytes in sectors that a launch touches, once per launch: what memory must move
+    uint64_t sectors, sectors_ideal; // of all requests to global memory: 32 times them is what L2 sees
+    uint64_t unique_read,
+        unique_written; // bytes in sectors that a launch touches, once per launch: what memory must move
     uint64_t wavefronts, wavefronts_ideal; // of shared memory
 } CudahostTotals;
 CudahostTotals cudahost_totals(void);

@@ -7,7 +7,7 @@ breach() {
     echo "$1"
     breaches=$((breaches + 1))
 }
-mapfile -t sources < <(find kernels comm sharding runtime launch -name '*.c' -o -name '*.h' -o -name '*.def' | sort)
+mapfile -t sources < <(find kernels comm sharding runtime launch -name '*.c' -o -name '*.h' -o -name '*.def' -o -name '*.cu' -o -name '*.cuh' | sort)
 
 # A foreign library's header is included in one place: HEADER, then the files that may, as a regular expression.
 while read -r header allowed; do
@@ -15,6 +15,9 @@ while read -r header allowed; do
         [[ -z $file || $file =~ ^($allowed)$ ]] || breach "$file includes <$header>; only $allowed may"
     done < <(grep -l "#include <$header" "${sources[@]}" || true)
 done <<'END'
+cuda_            kernels/cuda/[a-z_0-9]+\.(cuh|cu|[ch])|comm/comm_nccl\.c
+cublasLt.h      kernels/cuda/[a-z_0-9]+\.[ch]
+nccl.h          comm/comm_nccl[a-z_]*\.[ch]
 mpi.h           comm/comm_mpi\.h|runtime/io/checkpoint_save\.c
 hdf5.h          runtime/io/checkpoint_[a-z_0-9]*\.[ch]
 hwloc           comm/topo\.c
@@ -44,6 +47,11 @@ END
 while IFS=: read -r file line text; do
     [[ -z $file || $file =~ ^(kernels/base|comm/comm[a-z_]*)\.c$ ]] || breach "$file:$line: ends the process: $text"
 done < <(grep -nE '(^|[^a-z_])(exit|_exit|abort|quick_exit) ?\(' "${sources[@]}" | grep -vE ':[0-9]+: *//' || true)
+
+# Only dev.cuh knows PTX: what it has, tests/cudahost has too.
+while IFS=: read -r file line _; do
+    [[ -z $file || $file == kernels/cuda/dev.cuh ]] || breach "$file:$line: inline assembly; it belongs into kernels/cuda/dev.cuh"
+done < <(grep -nE '\basm\b' "${sources[@]}" | grep '^kernels/cuda/' || true)
 
 # Sizes: files up to 1000 lines, functions up to 100 (from a signature at column 0 to the brace that closes it).
 for file in "${sources[@]}"; do

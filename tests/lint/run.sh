@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 jobs=${1:-2}
 
-mapfile -t sources < <(git ls-files '*.c' '*.h')
+mapfile -t sources < <(git ls-files '*.c' '*.h' '*.cc' '*.cu' '*.cuh')
 clang-format-14 --dry-run -Werror "${sources[@]}"
 echo "formatting: ${#sources[@]} files"
 
