@@ -204,6 +204,20 @@ static void free_buffers(void)
     while (n_buffers > 0) cudahost_free(buffers[--n_buffers]);
 }
 
+// Lines of the source that cost more than they must, as table rows
+static Buf dear_lines;
+
+static void note_lines(const Op *op)
+{
+    static CudahostSite sites[1024];
+    for (size_t i = 0, n = cudahost_sites(sites, COUNT_OF(sites)); i < n; i++) {
+        const CudahostSite *s = &sites[i];
+        if (s->cost * 100 > s->ideal * 102)
+            buf_printf(&dear_lines, "| %s | %s | %s | %zu | %.2f |\n", op->name, s->where,
+                       cudahost_traffic_name(s->kind), (size_t)s->requests, (double)s->cost / (double)s->ideal);
+    }
+}
+
 static void begin(Op *op)
 {
     cudahost_order(CUDAHOST_FORWARD, 0);
@@ -215,6 +229,7 @@ static void end(Op *op)
     cudahost_listen(NULL, NULL);
     op->counts = cudahost_counts();
     op->totals = cudahost_totals();
+    note_lines(op);
     free_buffers();
     for (size_t i = 0; i < cudahost_findings(); i++) {
         const CudahostFinding *f = cudahost_finding(i);
@@ -375,5 +390,10 @@ int main(int argc, char **argv)
            "registers | shared memory | "
            "occupancy | sectors / ideal | wavefronts / ideal |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
     for (int i = 0; i < n_kernels; i++) print_kernel(&kernels[i]);
+    if (dear_lines.len)
+        printf("\n### Lines that cost more than the ideal\n\n| operation | line | access | requests | cost / ideal "
+               "|\n|---|---|---|---|---|\n%s",
+               dear_lines.data);
+    buf_free(&dear_lines);
     return breaches > 0;
 }

@@ -1,4 +1,5 @@
-// fiber: stacks, and switching between them. On x86-64 a switch saves what the ABI says a call preserves; elsewhere ucontext does it.
+// fiber: stacks, and switching between them. On x86-64 a switch saves what the ABI says a call preserves; elsewhere (or with
+// CUDAHOST_UCONTEXT) ucontext does it, which is slower: it asks the kernel about signals.
 // Frames of fibers that end, or are given up with their launch, are simply left: kernels own nothing that needs a destructor.
 #include "exec.h"
 #include <stdlib.h>
@@ -10,7 +11,9 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if !defined(__x86_64__)
+#if defined(__x86_64__) && !defined(CUDAHOST_UCONTEXT)
+#define OWN_SWITCH 1
+#else
 #include <ucontext.h>
 #endif
 
@@ -57,7 +60,7 @@ void fibers_left()
     for (int i = 0; i < block.threads; i++) forget_frames(&block.thread[i], STACK_BYTES);
 }
 
-#if defined(__x86_64__)
+#if OWN_SWITCH
 extern "C" void cudahost_switch(void **save, void *to);
 __asm__(R"(
     .text
