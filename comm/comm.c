@@ -69,6 +69,7 @@ int comm_open(Comm **out, const CommConfig *config)
     TRY_DONE(c->ops->open(c, config));
     if (c->ops != &comm_fake) TRY_DONE(refuse_lonely_rank(c));
     c->world = true;
+    activity_open(c);
     *out = c;
     c = NULL;
 done:
@@ -81,15 +82,20 @@ done:
 static int split_off(Comm **out, Comm *c, int color, int key, int size, int rank)
 {
     Comm *part = xcalloc(1, sizeof *part);
+    const uint64_t parent[] = {c->group, c->parts++, (uint64_t)color};
     part->ops = c->ops;
     part->size = size;
     part->rank = rank;
+    part->group = hash64(parent, sizeof parent, 0);
+    activity_enter(c, "split");
     int status = c->ops->split(part, c, color, key);
+    activity_leave(c);
     if (status < 0) {
         c->ops->close(part);
         free(part);
         return status;
     }
+    activity_open(part);
     *out = part;
     return OK;
 }
@@ -116,6 +122,7 @@ void comm_close(Comm *c)
 {
     if (!c) return;
     (void)comm_barrier(c);
+    activity_close(c);
     c->ops->close(c);
     free(c);
 }
@@ -127,6 +134,26 @@ _Noreturn void comm_abort(Comm *c, int exit_code)
     if (c && c->ops->abort) nanosleep(&(struct timespec){.tv_nsec = 150000000}, NULL);
     if (c && c->ops->abort) c->ops->abort(c, exit_code);
     _exit(exit_code);
+}
+
+static struct {
+    pthread_mutex_t lock; // held while fn is called
+    void (*fn)(void *ctx, int rank, const char *what);
+    void *ctx;
+} on_abort = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+void comm_on_abort(void (*fn)(void *ctx, int rank, const char *what), void *ctx)
+{
+    pthread_mutex_lock(&on_abort.lock);
+    on_abort.fn = fn;
+    on_abort.ctx = ctx;
+    pthread_mutex_unlock(&on_abort.lock);
+}
+
+void tell_abort(int rank, const char *what)
+{
+    pthread_mutex_lock(&on_abort.lock);
+    if (on_abort.fn) on_abort.fn(on_abort.ctx, rank, what);
 }
 
 // ---- readings ---------------------------------------------------------------------------------------------
@@ -179,7 +206,7 @@ static int counted(Comm *c, size_t bytes, size_t payload, int rounds, double sta
     c->bytes += bytes;
     c->wire_bytes += (uint64_t)((double)payload * rounds * (c->size - 1) / c->size);
     if (bytes > c->largest) c->largest = bytes;
-    c->wait_ns += (uint64_t)((now_ms() - start_ms) * 1e6);
+    c->wait_ns += (uint64_t)((activity_leave(c) - start_ms) * 1e6);
     return status;
 }
 
@@ -188,7 +215,7 @@ int comm_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op)
     size_t bytes = checked_bytes(count, t);
     ASSERT(t != DT_F16 && (t != DT_BF16 || op == REDUCE_SUM) && (x || !count || c->ops == &comm_fake));
     if (!count) return OK;
-    double start = now_ms();
+    double start = activity_enter(c, "all_reduce");
     return counted(c, bytes, bytes, 2, start, c->size > 1 ? c->ops->all_reduce(c, x, count, t, op) : OK);
 }
 
@@ -207,7 +234,7 @@ int comm_all_gather_parts(Comm *c, void *x, const size_t *start, DType t)
     size_t bytes = checked_parts(c, x, start, t);
     if (!bytes) return OK;
     size_t mine = (start[c->rank + 1] - start[c->rank]) * dtype_size(t);
-    double began = now_ms();
+    double began = activity_enter(c, "all_gather");
     return counted(c, mine, bytes, 1, began, c->size > 1 ? c->ops->all_gather_parts(c, x, start, t) : OK);
 }
 
@@ -216,7 +243,7 @@ int comm_reduce_scatter_parts(Comm *c, void *x, const size_t *start, DType t)
     size_t bytes = checked_parts(c, x, start, t);
     ASSERT(t != DT_F16);
     if (!bytes) return OK;
-    double began = now_ms();
+    double began = activity_enter(c, "reduce_scatter");
     return counted(c, bytes, bytes, 1, began, c->size > 1 ? c->ops->reduce_scatter_parts(c, x, start, t) : OK);
 }
 
@@ -225,13 +252,13 @@ int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root)
     size_t bytes = checked_bytes(count, t);
     ASSERT(root >= 0 && root < c->size && (x || !count));
     if (!count) return OK;
-    double start = now_ms();
+    double start = activity_enter(c, "broadcast");
     return counted(c, bytes, bytes, 1, start, c->size > 1 ? c->ops->broadcast(c, x, bytes, root) : OK);
 }
 
 int comm_barrier(Comm *c)
 {
-    double start = now_ms();
+    double start = activity_enter(c, "barrier");
     return counted(c, 0, 0, 0, start, c->size > 1 ? c->ops->barrier(c) : OK);
 }
 

@@ -45,6 +45,12 @@ int comm_broadcast_blob(Comm *c, void **data, size_t *bytes, int root);
 
 _Noreturn void comm_abort(Comm *c, int exit_code); // ends every rank now
 
+// The watchdog. In a world of several ranks over MPI, a rank whose process gives no sign of life for 60 s, and one that stays
+// away for 1800 s from a collective that others wait in, ends the job with exit code 1 and an error on stderr that names it.
+// ATTUNE_COMM_TIMEOUT=SECONDS sets both times, 0 turns the watchdog off.
+// fn is called before that, on one rank, by a thread of its own: the culprit's rank, and the error's text. NULL for none.
+void comm_on_abort(void (*fn)(void *ctx, int rank, const char *what), void *ctx);
+
 typedef struct CommStats {
     uint64_t calls, bytes; // payload bytes handed in by this rank
     uint64_t wire_bytes;   // of these exchanges in rings: 2(n-1)/n of an all-reduce, (n-1)/n of what the others move

@@ -3,6 +3,7 @@
 // calls the table.
 #pragma once
 #include "comm.h"
+#include <pthread.h>
 #include <stdatomic.h>
 
 typedef struct CommOps {
@@ -30,6 +31,14 @@ struct Comm {
     // one thread at a time writes them, any may read; largest: bytes that a rank had to show the others at once
     _Atomic uint64_t calls, bytes, wire_bytes, largest, wait_ns;
     void *impl; // the kind's own
+    // What the watchdog tells of a group of several ranks (watch.h). The group's number is made of its parent's, how many groups
+    // the parent had before, and the color: the same on all ranks of a group, and on no others.
+    uint64_t group, parts;
+    Comm *next;
+    _Atomic uint64_t entered, left;
+    _Atomic int64_t since_us; // when the last collective began, or ended
+    _Atomic bool by_main;
+    const char *_Atomic what;
 };
 
 #define COMM(kind) extern const CommOps comm_##kind;
@@ -40,6 +49,18 @@ struct Comm {
 // out[i] = in[0][i] op in[1][i] op ... in[n - 1][i], in this order. out may be one of the in.
 void reduce_ranks(void *out, const void *const *in, int n, size_t count, DType t, ReduceOp op);
 void reduce_into(void *x, const void *y, size_t count, DType t, ReduceOp op); // x[i] = x[i] op y[i]
+
+// ---- activity.c: brackets a collective; both tell the time in ms ----
+void activity_open(Comm *c); // from now on the group is told of
+void activity_close(const Comm *c);
+double activity_enter(Comm *c, const char *what); // what: a string that lives
+double activity_leave(Comm *c);
+bool on_main_thread(void);
+
+// A thread that takes no signals: these are for the main thread, which looks after being interrupted.
+int start_thread(pthread_t *out, void *(*run)(void *), void *arg);
+// Calls comm_on_abort's function. The job must then be ended: who wants to take the function away waits for ever.
+void tell_abort(int rank, const char *what);
 
 // Set by comm_mpi.c when the ranks of this machine arrived with different CPU masks: the launcher has bound
 // them, and topo_bind_share leaves them alone.

@@ -5,10 +5,13 @@
 // window hands on what they got. ATTUNE_COMM=mpi leaves the windows away; so does a /dev/shm without room for them.
 #define _GNU_SOURCE
 #include "comm_mpi.h"
+#include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 int mpi_check(int rc, const char *what)
@@ -32,7 +35,6 @@ static int start_mpi(MpiComm *m)
     int started = 0, provided = 0;
     TRY(mpi_check(MPI_Initialized(&started), "MPI_Initialized"));
     if (started) return fail(E_FAILED, "MPI", NULL, "a process can open its MPI world only once");
-    setenv("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1", 0); // MPICH: who aborts has told why already
     TRY(mpi_check(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread"));
     m->owns_mpi = true;
     if (provided < MPI_THREAD_MULTIPLE)
@@ -107,18 +109,17 @@ static int mpi_open(Comm *c, const CommConfig *config)
     if (choice && !streq(choice, "mpi"))
         return fail(E_INPUT, "ATTUNE_COMM", "leave it away, or set it to mpi", "\"%s\" is not known", choice);
     MpiComm *m = c->impl = new_comm(false); // look_around tells
-    const char *timeout = getenv("ATTUNE_COMM_TIMEOUT");
-    m->timeout_ms = timeout ? atof(timeout) * 1e3 : 0;
+    TRY(watch_read_environment());
     TRY(start_mpi(m));
     TRY(fill_ranks(c));
-    return look_around(m, c->rank);
+    TRY(look_around(m, c->rank));
+    return watch_start(c);
 }
 
 static int mpi_split(Comm *c, const Comm *parent, int color, int key)
 {
     const MpiComm *from = parent->impl;
     MpiComm *m = c->impl = new_comm(from->crowded);
-    m->timeout_ms = from->timeout_ms;
     TRY(mpi_check(MPI_Comm_split(from->comm, color, key, &m->comm), "MPI_Comm_split"));
     return fill_ranks(c);
 }
@@ -127,6 +128,7 @@ static void mpi_close(Comm *c)
 {
     MpiComm *m = c->impl;
     if (!m) return;
+    if (m->owns_mpi) watch_end();
     leave_neighbours(m);
     if (m->comm != MPI_COMM_NULL) MPI_Comm_free(&m->comm);
     if (m->owns_mpi) {
@@ -137,13 +139,45 @@ static void mpi_close(Comm *c)
     c->impl = NULL;
 }
 
+typedef struct LastWord {
+    int seconds, exit_code;
+} LastWord;
+
+static void *end_later(void *arg)
+{
+    const LastWord *w = arg;
+    sleep((unsigned)w->seconds);
+    _exit(w->exit_code);
+}
+
+void mpi_end_within(int seconds, int exit_code)
+{
+    LastWord *w = xmalloc(sizeof *w);
+    pthread_t thread;
+    *w = (LastWord){seconds, exit_code};
+    if (start_thread(&thread, end_later, w) < 0) _exit(exit_code);
+}
+
+// A launcher that is told to end the job does so at once, and what it has not yet read from this process is lost: the very
+// error that tells why. At most half a second, for stderr may be something that nobody reads.
+static void let_launcher_read(void)
+{
+    const struct timespec nap = {.tv_nsec = 10000000};
+    for (int i = 0, left = 1; i < 50 && left > 0; i++) {
+        if (ioctl(STDERR_FILENO, FIONREAD, &left) < 0) left = 0;
+        nanosleep(&nap, NULL);
+    }
+}
+
 void mpi_abort(Comm *c, int exit_code)
 {
     (void)c;
-    // MPI_Abort may wait for a lock that a stuck thread holds; a process that dies of a signal ends the job
-    // as well.
-    signal(SIGALRM, SIG_DFL);
-    alarm(5);
+    let_launcher_read();
+    // MPI_Abort may wait for a lock that a stuck thread holds; launchers end the job when one process has failed.
+    mpi_end_within(5, exit_code);
+    // MPICH has words of its own for this; who aborts has told why already.
+    const int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    if (null >= 0) dup2(null, STDERR_FILENO);
     MPI_Abort(MPI_COMM_WORLD, exit_code);
 }
 

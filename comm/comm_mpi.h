@@ -7,9 +7,8 @@
 
 typedef struct MpiComm {
     MPI_Comm comm;
-    bool owns_mpi;     // the world: it initialised MPI and will finalise it
-    bool crowded;      // this machine has more ranks than hardware threads for them
-    double timeout_ms; // 0: none
+    bool owns_mpi; // the world: it initialised MPI and will finalise it
+    bool crowded;  // this machine has more ranks than hardware threads for them
     // comm_mpi_nodes.c: set at the group's first collective. No window: all ranks exchange messages, and nothing else is set.
     bool looked;
     Shm *window;      // of the ranks of this node
@@ -22,6 +21,12 @@ typedef struct MpiComm {
 
 int mpi_check(int rc, const char *what); // MPI's error as ours
 void mpi_abort(Comm *c, int exit_code);
+void mpi_end_within(int seconds, int exit_code); // ends this process if nothing else has until then
+
+// ---- comm_mpi_watch.c ----
+int watch_read_environment(void);   // ATTUNE_COMM_TIMEOUT
+int watch_start(const Comm *world); // collective
+void watch_end(void);               // collective, after the last collective of the world
 
 // ---- comm_mpi_nodes.c ----
 // Finds out once, all ranks together, whether the ranks of a node can share a window.

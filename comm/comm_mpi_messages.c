@@ -3,8 +3,7 @@
 // Waiting. MPI's blocking calls spin, which is ruinous when a machine has more ranks than cores (a 4 KB
 // all-reduce of 4 ranks on 2 cores: 20 ms against 0.4 ms). So every collective is a non-blocking one that is
 // tested: by spinning for a moment when each rank has a core, else by sleeping between the tests. A rank that
-// dies takes the job with it; one that hangs is never noticed by MPI: ATTUNE_COMM_TIMEOUT=SECONDS ends the
-// job when a collective takes longer.
+// dies takes the job with it; one that hangs is the watchdog's business (comm_mpi_watch.c).
 //
 // Large payloads travel in pieces, a few at a time: MPI's large all-reduce runs at half the rate of the same
 // in 1 MiB pieces.
@@ -47,13 +46,7 @@ static int wait_for(const MpiComm *m, MPI_Request *request, const char *what)
         int finished = 0;
         TRY(mpi_check(MPI_Test(request, &finished, MPI_STATUS_IGNORE), what));
         if (finished) return OK;
-        double waited_ms = now_ms() - start;
-        pause_between_tests(m, tries, waited_ms);
-        if (!m->timeout_ms || waited_ms < m->timeout_ms) continue;
-        // The buffers belong to MPI until the request ends, so there is no way back from here.
-        log_warn("%s has waited %.0f s for the other ranks (ATTUNE_COMM_TIMEOUT): the run ends here", what,
-                 waited_ms / 1e3);
-        mpi_abort(NULL, error_exit_code(E_FAILED));
+        pause_between_tests(m, tries, now_ms() - start);
     }
 }
 

@@ -1,10 +1,10 @@
 // queue: collectives beside the computation. One thread runs posted jobs in the order they were posted; without a
 // thread a job runs inside the post, so that callers need not know which it is.
-#define _GNU_SOURCE
-#include "comm.h"
-#include <pthread.h>
+#include "comm_impl.h"
+#include "watch.h"
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct Job {
     struct Job *next;
@@ -64,15 +64,14 @@ static void *run_jobs(void *arg)
     return NULL;
 }
 
-// Signals are for the main thread: a system call that one interrupts there ends early and is looked after.
-static int start_thread(CommQueue *q)
+int start_thread(pthread_t *out, void *(*run)(void *), void *arg)
 {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&q->thread, NULL, run_jobs, q);
+    int rc = pthread_create(out, NULL, run, arg);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rc ? fail(E_FAILED, NULL, "look at `ulimit -u`", "cannot start a thread for collectives") : OK;
+    return rc ? fail(E_FAILED, NULL, "look at `ulimit -u`", "cannot start a thread: %s", strerror(rc)) : OK;
 }
 
 int comm_queue_open(CommQueue **out, bool threaded)
@@ -82,7 +81,7 @@ int comm_queue_open(CommQueue **out, bool threaded)
     pthread_cond_init(&q->posted_some, NULL);
     pthread_cond_init(&q->ended_some, NULL);
     q->last = &q->first;
-    int status = threaded ? start_thread(q) : OK;
+    int status = threaded ? start_thread(&q->thread, run_jobs, q) : OK;
     q->threaded = threaded && status == OK;
     if (status < 0)
         comm_queue_close(q);
@@ -130,7 +129,9 @@ int comm_queue_wait(CommQueue *q, uint64_t ticket)
     ASSERT(ticket <= q->posted);
     if (q->ended < ticket) {
         double start = now_ms();
+        if (on_main_thread()) comm_in_queue++;
         while (q->ended < ticket) pthread_cond_wait(&q->ended_some, &q->lock);
+        if (on_main_thread()) comm_in_queue--;
         q->waited_ms += now_ms() - start;
     }
     const int status = q->status;
