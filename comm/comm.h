@@ -27,6 +27,8 @@ int comm_size(const Comm *c);
 int comm_local_rank(const Comm *c); // among the ranks of this node
 int comm_local_size(const Comm *c);
 
+// Sums of floats have the same bits on every rank, and again in the next run on the same layout: ranks of one node are summed
+// in the order of the ranks (bf16 in f32, rounded once), then nodes in MPI's, however large the payload and whoever comes late.
 // Kind "fake" only counts bytes where x is NULL.
 int comm_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op); // in place
 // Both in place, over parts of any sizes: rank r's part of x is [start[r], start[r + 1]), in elements; start has size + 1

@@ -87,19 +87,6 @@ static void receive_beats(Watch *w)
     }
 }
 
-// All ranks are done. What is still on its way is fetched: MPI complains of messages that nobody took.
-static void say_goodbye(Watch *w)
-{
-    const int senders = w->rank == 0 ? w->size - 1 : w->rank == 1; // to this rank
-    MPI_Wait(&w->sending, MPI_STATUS_IGNORE);
-    MPI_Isend(NULL, 0, MPI_BYTE, watcher(w), GOODBYE, w->comm, &w->sending);
-    for (int sent = 0; !sent || w->goodbyes < senders;) {
-        receive_beats(w);
-        if (!sent) MPI_Test(&w->sending, &sent, MPI_STATUS_IGNORE);
-        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
-    }
-}
-
 // ---- the end of the job -----------------------------------------------------------------------------------------------
 static void end_job(const Watch *w, const Verdict *v)
 {
@@ -126,6 +113,20 @@ static void judge(const Watch *w)
         .silent_ms = w->silent_ms, .waiting_ms = w->rank == 0 ? w->waiting_ms : never, .fresh_ms = 3 * w->period_ms};
     Verdict v;
     if (w->rank <= 1 && watch_judge(w->ranks, w->size, now_ms(), &limits, &v)) end_job(w, &v);
+}
+
+// All ranks are done. What is still on its way is fetched: MPI complains of messages that nobody took.
+static void say_goodbye(Watch *w)
+{
+    const int senders = w->rank == 0 ? w->size - 1 : w->rank == 1; // to this rank
+    MPI_Wait(&w->sending, MPI_STATUS_IGNORE);
+    MPI_Isend(NULL, 0, MPI_BYTE, watcher(w), GOODBYE, w->comm, &w->sending);
+    for (int sent = 0; !sent || w->goodbyes < senders;) {
+        receive_beats(w);
+        if (!sent) MPI_Test(&w->sending, &sent, MPI_STATUS_IGNORE);
+        judge(w); // a rank may be lost even now
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    }
 }
 
 // ---- the thread -------------------------------------------------------------------------------------------------------

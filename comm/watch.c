@@ -124,7 +124,7 @@ static bool judge_waiting(const WatchRank *ranks, int size, double at_ms, const 
             snprintf(out->what, sizeof out->what, "in no collective for %d s",
                      ranks[out->rank[0]].beat.outside_ms / 1000);
             say_who_waits(out, ranks, size);
-            out->hint = "a debugger on its pid tells what it does";
+            out->hint = "a debugger on its pid tells what it does; its disk may be slow, or its machine out of memory";
             return true;
         }
         if (!next) break;

@@ -149,6 +149,12 @@ static int finish(Trainer *t, Progress *bar)
     return write_results(t);
 }
 
+static void on_lost_rank(void *ctx, int rank, const char *what)
+{
+    const Trainer *t = ctx;
+    rundir_lost(t->dir, rank, t->step, what);
+}
+
 static int open_run_dir(Trainer *t, Comm *world, const TrainArgs *a)
 {
     const Recipe *r = &t->s.recipe;
@@ -158,6 +164,7 @@ static int open_run_dir(Trainer *t, Comm *world, const TrainArgs *a)
     int status = rundir_write(t->dir, "recipe.yaml", yaml.data, yaml.len);
     buf_free(&yaml);
     if (status == OK) status = rundir_status(t->dir, "running", 0, 0, 0, "");
+    comm_on_abort(on_lost_rank, t);
     return comm_agree(world, status);
 }
 
@@ -243,6 +250,7 @@ int run_train(Comm *world, const TrainArgs *a)
     status = comm_agree(world, status);
     if (status == OK) status = train_opened(&t, world, a);
     if (status < 0 && t.dir) rundir_failed(t.dir, world, status, t.step);
+    comm_on_abort(NULL, NULL);
     if (others_wait(world, status)) return status;
     trainer_close(&t);
     recipe_free(&r);

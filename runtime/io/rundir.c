@@ -213,6 +213,13 @@ int rundir_failed(RunDir *r, Comm *c, int status, int64_t step)
     return told;
 }
 
+int rundir_lost(const RunDir *r, int rank, int64_t step, const char *reason)
+{
+    RunDir here = *r;
+    here.writes = true; // rank 0 may be the one that is lost
+    return rundir_status(&here, "failed", error_exit_code(E_FAILED), rank, step, reason);
+}
+
 // ---- metrics.jsonl ----------------------------------------------------------------------------------------
 static int open_metrics(RunDir *r)
 {

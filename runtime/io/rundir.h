@@ -21,6 +21,8 @@ int rundir_status(RunDir *r, const char *state, int code, int rank, int64_t step
 // Collective when the error is agreed on (ErrorRecord.agreed): "preempted" or "failed", with the rank and the words of whoever
 // found the fault.
 int rundir_failed(RunDir *r, Comm *c, int status, int64_t step);
+// From any rank and thread, just before the job is ended because of `rank` (comm_on_abort): "failed", for this reason.
+int rundir_lost(const RunDir *r, int rank, int64_t step, const char *reason);
 
 // Removes a file, or a directory with all that is in it; symbolic links are removed, not followed. OK when nothing is there.
 int remove_tree(const char *path);
