@@ -154,6 +154,12 @@ bool utf8_valid(const char *s, size_t bytes, size_t *bad_at); // strict: no surr
 // A draw is named by what it is for: key = (seed, hash of the name), counter = (stream, index). Never by rank.
 void philox(uint64_t key, uint64_t counter_hi, uint64_t counter_lo, uint32_t out[4]);
 uint64_t hash64(const void *data, size_t bytes, uint64_t seed); // xxHash64
+// A digest of bytes that come in pieces: XXH3, 64 bits. For large files; three times as fast as hash64.
+typedef struct Digest Digest;
+Digest *digest_open(void);
+void digest_add(Digest *d, const void *data, size_t bytes);
+uint64_t digest_take(Digest *d); // of what was added since it was opened or last taken
+void digest_close(Digest *d);    // NULL is fine
 static inline float u32_to_unit(uint32_t u)
 {
     return (float)(u >> 8) * 0x1p-24f;

@@ -258,8 +258,9 @@ void saver_close(Trainer *t)
 }
 
 // What must agree for a resumed run to be the run that was interrupted.
-static int check_meta(const Trainer *t, const CkptMeta *meta, const char *dir)
+static int check_meta(void *ctx, const char *dir, const CkptMeta *meta)
 {
+    const Trainer *t = ctx;
     const Recipe *r = &t->s.recipe;
     json_t *j = json_loads(meta->json, 0, NULL);
     const char *method = json_string_value(json_object_get(j, "method"));
@@ -282,19 +283,21 @@ static int check_meta(const Trainer *t, const CkptMeta *meta, const char *dir)
     return status;
 }
 
-static int load_state(Trainer *t, const char *dir, Names *s)
+// Where the device's memory is its own, by way of the host's.
+static int load_newest(Trainer *t, Names *s, int64_t *step, char **dir)
 {
     Device *d = t->s.dev;
     Comm *world = t->s.mesh.world;
-    if (!d->obtain) return checkpoint_load(world, dir, s->t, s->n);
+    const char *output = t->s.recipe.output;
+    if (!d->obtain) return checkpoint_resume(world, output, check_meta, t, s->t, s->n, step, dir);
     char *host = host_room(s), *at = host;
     void **to = xcalloc((size_t)s->n + 1, sizeof *to);
     for (int i = 0; i < s->n; at += slab_bytes(&s->t[i++])) {
         to[i] = s->t[i].data;
         s->t[i].data = at;
     }
-    int status = checkpoint_load(world, dir, s->t, s->n);
-    for (int i = 0; i < s->n && status == OK; i++)
+    int status = checkpoint_resume(world, output, check_meta, t, s->t, s->n, step, dir);
+    for (int i = 0; i < s->n && status == OK && *step >= 0; i++)
         if (slab_bytes(&s->t[i])) status = d->upload(d, to[i], s->t[i].data, slab_bytes(&s->t[i]));
     free(to);
     free(host);
@@ -303,27 +306,15 @@ static int load_state(Trainer *t, const char *dir, Names *s)
 
 int state_resume(Trainer *t, bool *found)
 {
-    Comm *world = t->s.mesh.world;
+    Names s = state_tensors(t->s.model, false);
     char *dir = NULL;
-    int64_t step;
-    int status = OK;
-    CkptMeta meta = {0};
-    Names s = {0};
-    *found = false;
-    TRY(checkpoint_find(world, t->s.recipe.output, &step, &dir));
-    if (step < 0) return OK;
-    TRY_DONE(checkpoint_load_meta(world, dir, &meta));
-    TRY_DONE(check_meta(t, &meta, dir));
-    s = state_tensors(t->s.model, false);
-    TRY_DONE(checkpoint_expect(world, dir, s.t, s.n));
-    TRY_DONE(load_state(t, dir, &s));
-    TRY_DONE(params_refresh(t->s.model));
-    json_object_set_new(t->provenance, "parent", provenance_of_checkpoint(dir));
-    t->step = meta.step;
-    *found = true;
-done:
+    int64_t step = -1;
+    int status = load_newest(t, &s, &step, &dir);
+    *found = status == OK && step >= 0;
+    if (*found) status = params_refresh(t->s.model);
+    if (*found) json_object_set_new(t->provenance, "parent", provenance_of_checkpoint(dir));
+    if (*found) t->step = step;
     names_free(&s);
-    checkpoint_meta_free(&meta);
     free(dir);
     return status;
 }

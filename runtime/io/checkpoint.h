@@ -23,15 +23,21 @@ char *checkpoint_path(const char *output, int64_t step); // OUTPUT/checkpoints/s
 // Collective. The ranks' parts of a tensor must make it up without gaps or overlaps (E_FAILED otherwise); all ranks list the same
 // tensors in the same order. Ends published on all ranks or on none, with the same status on all. Keeps the newest `keep` (0: all) that verify.
 int checkpoint_save(Comm *c, const char *output, const CkptMeta *meta, const CkptTensor *t, int n, int keep);
-// Collective. Finds the newest step directory whose MANIFEST verifies (damaged ones are skipped with a warning that says what
-// is wrong); *step = -1 when there is none. dir (malloc'ed) on every rank.
+// Collective. Finds the newest step directory all of whose digests match, each rank comparing its share (damaged ones are skipped with
+// a warning that says what is wrong); *step = -1 when there is none. dir (malloc'ed) on every rank.
 int checkpoint_find(Comm *c, const char *output, int64_t *step, char **dir);
-// Collective. The meta JSON, then tensors into data; E_INPUT when a tensor is missing or of another shape.
+// Collective. The meta JSON; tensors into data, the digests of what is read compared; E_INPUT when something is damaged, missing or of
+// another shape.
 int checkpoint_load_meta(Comm *c, const char *dir, CkptMeta *out);
 int checkpoint_load(Comm *c, const char *dir, const CkptTensor *t, int n);
 void checkpoint_meta_free(CkptMeta *m);
-// Collective. E_INPUT when the checkpoint holds a tensor that is not among t[0..n), by name: for those who must not lose one.
-int checkpoint_expect(Comm *c, const char *dir, const CkptTensor *t, int n);
+// Collective. Loads the newest that is good, comparing digests in the same reading: a damaged one is skipped with a warning, and data
+// is filled from the one before. accept (on every rank, may be NULL) looks at the description first; its failure, a tensor that is
+// missing or of another shape, and one that is not among t[0..n) are errors: that checkpoint is another run's. *step = -1 (and OK)
+// when there is no checkpoint at all; E_INPUT when none is whole. dir (malloc'ed): where it was.
+typedef int CkptAcceptFn(void *ctx, const char *dir, const CkptMeta *meta);
+int checkpoint_resume(Comm *c, const char *output, CkptAcceptFn *accept, void *ctx, const CkptTensor *t, int n,
+                      int64_t *step, char **dir);
 
 // ---- one process alone, without MPI: for inspect, convert and exports; on any thread, also while another one saves ----
 int checkpoint_verify(const char *dir); // compares every digest; E_INPUT that names what is damaged

@@ -42,12 +42,6 @@ int ckpt_h5_fail(const char *path, const char *what)
                 cause.text);
 }
 
-int ckpt_h5_missing(const char *path, const char *hint, const char *what)
-{
-    if (last_cause().error) return ckpt_h5_fail(path, "cannot read");
-    return fail(E_INPUT, path, hint, "%s", what);
-}
-
 // Before main, and so before MPI: HDF5 that starts under MPI closes what is left open when MPI ends, and at
 // exit; that includes the files whose close has failed, and crashes. It would also print its error stack by
 // itself.

@@ -10,12 +10,9 @@
 enum { CKPT_FORMAT_VERSION = 1 };
 
 // ---- checkpoint_h5.c ----
-// Right after the call that failed, since any other one forgets why: the system's words, as E_FAILED; or, when the system had none,
-// E_INPUT: what was asked for is not there.
-int ckpt_h5_fail(const char *path, const char *what);
-int ckpt_h5_missing(const char *path, const char *hint, const char *what);
-hid_t ckpt_h5_type(DType t);                // the caller closes it; the same in memory and in the file
-hid_t ckpt_file_space(const CkptTensor *t); // {n, 1} is a vector: one dimension in the file
+int ckpt_h5_fail(const char *path, const char *what); // right after the call that failed: any other one forgets why
+hid_t ckpt_h5_type(DType t);                          // the caller closes it; the same in memory and in the file
+hid_t ckpt_file_space(const CkptTensor *t);           // {n, 1} is a vector: one dimension in the file
 size_t ckpt_tensor_bytes(const CkptTensor *t);
 hid_t ckpt_plain_access(void);                                                   // this process alone, without locks
 int ckpt_open_file(const char *path, unsigned flags, hid_t access, hid_t *file); // takes over the access list
@@ -33,4 +30,8 @@ int ckpt_check_room(const char *parent, uint64_t bytes);                    // E
 void ckpt_retain(const char *parent, int64_t saved, int keep);              // removes steps that are no longer kept
 
 // ---- checkpoint_read.c ----
-void ckpt_check_part(const CkptTensor *t); // asserts that a rank's part lies within its tensor
+int ckpt_reader_open(CkptReader **out, const char *dir, char *text, size_t bytes); // takes over the MANIFEST's text
+const Manifest *ckpt_reader_manifest(const CkptReader *r);
+int ckpt_reader_structure(CkptReader *r);                       // compares the digests of all that is not a tensor's
+int ckpt_reader_fits(const CkptReader *r, const CkptTensor *t); // E_INPUT: not there, or of another shape or type
+void ckpt_check_part(const CkptTensor *t);                      // asserts that a rank's part lies within its tensor

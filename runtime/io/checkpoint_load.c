@@ -1,35 +1,53 @@
-// checkpoint_load: finding the newest good checkpoint, and reading the part that each rank of any layout needs. Digests are compared
-// before HDF5 sees the file: HDF5 is not made for damaged or hostile files.
+// checkpoint_load: finding the newest good checkpoint, and reading the part that each rank of any layout needs. Rank 0 reads the
+// MANIFEST, so that a directory is judged by one text; the rest each rank reads for itself (checkpoint_read.c).
 #include "checkpoint_impl.h"
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
-// ---- verifying --------------------------------------------------------------------------------------------
-// The state.h5 whose digests this process has compared last, so that finding and then loading reads it once.
-static struct stat verified;
-
-static bool is_verified(const char *dir)
+// ---- opening ----------------------------------------------------------------------------------------------
+static int share_text(Comm *c, const char *dir, char **text, size_t *bytes)
 {
-    struct stat st;
-    return stat(tmpf("%s/state.h5", dir), &st) == 0 && st.st_ino == verified.st_ino && st.st_dev == verified.st_dev &&
-           st.st_size == verified.st_size && st.st_mtim.tv_sec == verified.st_mtim.tv_sec &&
-           st.st_mtim.tv_nsec == verified.st_mtim.tv_nsec;
-}
-
-// Rank 0 reads the MANIFEST, so that a directory is judged by one text.
-static int share_manifest(Comm *c, const char *dir, Manifest *m)
-{
-    char *path = xasprintf("%s/MANIFEST", dir), *text = NULL;
-    size_t bytes = 0;
-    int status = comm_agree(c, comm_rank(c) == 0 ? file_read(path, MANIFEST_LIMIT_BYTES, &text, &bytes) : OK);
-    if (status == OK) status = comm_broadcast_blob(c, (void **)&text, &bytes, 0);
-    if (status == OK) status = comm_agree(c, manifest_parse(m, path, text, bytes));
+    char *path = xasprintf("%s/MANIFEST", dir);
+    *text = NULL;
+    int status = comm_agree(c, comm_rank(c) == 0 ? file_read(path, MANIFEST_LIMIT_BYTES, text, bytes) : OK);
+    if (status == OK) status = comm_broadcast_blob(c, (void **)text, bytes, 0);
     free(path);
     return status;
 }
 
+// With status < 0 there is no reader.
+static int open_together(Comm *c, const char *dir, CkptReader **out)
+{
+    char *text;
+    size_t bytes = 0;
+    *out = NULL;
+    TRY(share_text(c, dir, &text, &bytes));
+    int status = comm_agree(c, ckpt_reader_open(out, dir, text, bytes));
+    if (status < 0) checkpoint_close(*out);
+    return status;
+}
+
+// The steps that are there, newest first; the caller frees them.
+static int share_steps(Comm *c, const char *parent, int64_t **steps, size_t *n)
+{
+    *steps = NULL;
+    *n = 0;
+    TRY(comm_agree(c, comm_rank(c) == 0 ? ckpt_list_steps(parent, steps, n) : OK));
+    size_t bytes = *n * sizeof **steps;
+    TRY(comm_broadcast_blob(c, (void **)steps, &bytes, 0));
+    *n = bytes / sizeof **steps;
+    return OK;
+}
+
+// A directory under another step's name was moved by hand; resuming it there would repeat or skip steps.
+static int check_step(const Manifest *m, const char *dir, int64_t step)
+{
+    return m->step == step ? OK : fail(E_INPUT, dir, NULL, "holds step %" PRId64, m->step);
+}
+
+// ---- finding ----------------------------------------------------------------------------------------------
+// Each rank compares its share of the digests; all return the same status.
 static int compare_leaves(Comm *c, const char *file, const Manifest *m)
 {
     size_t bad;
@@ -40,51 +58,26 @@ static int compare_leaves(Comm *c, const char *file, const Manifest *m)
     return comm_agree(c, blames ? manifest_blame(m, file, (size_t)first) : first != INT64_MAX ? E_INPUT : OK);
 }
 
-// Each rank compares its share of the digests; all return the same status. *step: what the MANIFEST says.
-static int verify_together(Comm *c, const char *dir, int64_t *step)
-{
-    Manifest m = {0};
-    struct stat st;
-    char *file = xasprintf("%s/state.h5", dir);
-    memset(&verified, 0, sizeof verified);
-    int status = share_manifest(c, dir, &m);
-    bool known = stat(file, &st) == 0; // before the comparison: a later change must not go unnoticed
-    if (status == OK) status = compare_leaves(c, file, &m);
-    if (status == OK && known) verified = st;
-    *step = m.step;
-    manifest_free(&m);
-    free(file);
-    return status;
-}
-
-static int verify_once(Comm *c, const char *dir)
-{
-    int64_t step;
-    int32_t done = is_verified(dir);
-    TRY(comm_all_reduce(c, &done, 1, DT_I32, REDUCE_MIN));
-    return done ? OK : verify_together(c, dir, &step);
-}
-
-// A directory under another step's name was moved by hand; resuming it there would repeat or skip steps.
 static int verify_step(Comm *c, const char *dir, int64_t step)
 {
-    int64_t stored;
-    TRY(verify_together(c, dir, &stored));
-    if (stored == step) return OK;
-    return comm_agree(c, fail(E_INPUT, dir, NULL, "holds step %" PRId64, stored));
+    CkptReader *r;
+    TRY(open_together(c, dir, &r));
+    char *file = xasprintf("%s/state.h5", dir);
+    int status = comm_agree(c, check_step(ckpt_reader_manifest(r), dir, step));
+    if (status == OK) status = compare_leaves(c, file, ckpt_reader_manifest(r));
+    checkpoint_close(r);
+    free(file);
+    return status;
 }
 
 int checkpoint_find(Comm *c, const char *output, int64_t *step, char **dir)
 {
     char *parent = xasprintf("%s/checkpoints", output);
-    int64_t *steps = NULL;
-    size_t n = 0, bytes;
+    int64_t *steps;
+    size_t n;
     *step = -1;
     *dir = NULL;
-    int status = comm_agree(c, comm_rank(c) == 0 ? ckpt_list_steps(parent, &steps, &n) : OK);
-    bytes = n * sizeof *steps;
-    if (status == OK) status = comm_broadcast_blob(c, (void **)&steps, &bytes, 0);
-    n = bytes / sizeof *steps;
+    int status = share_steps(c, parent, &steps, &n);
     for (size_t i = 0; i < n && status == OK && *step < 0; i++) {
         char *candidate = ckpt_step_path(parent, "", steps[i]);
         if (verify_step(c, candidate, steps[i]) == OK) {
@@ -101,77 +94,44 @@ int checkpoint_find(Comm *c, const char *output, int64_t *step, char **dir)
 }
 
 // ---- loading ----------------------------------------------------------------------------------------------
-// Every rank opens the file for itself, without MPI: reading needs no agreement inside HDF5, so nothing can
-// hang there.
-static int open_state(const char *dir, hid_t *file)
+static int read_tensors(CkptReader *r, const CkptTensor *t, int n)
 {
-    char *path = xasprintf("%s/state.h5", dir);
-    int status = ckpt_open_file(path, H5F_ACC_RDONLY, ckpt_plain_access(), file);
-    free(path);
-    return status;
-}
-
-// Whether the file has the dataset, a plain one: contiguous (so no filters), and with its bytes in this file.
-static int open_set(hid_t file, const char *dir, const char *name, hid_t *set)
-{
-    *set = H5Dopen2(file, name, H5P_DEFAULT);
-    if (*set < 0)
-        return ckpt_h5_missing(dir, "was it saved by a run with another `method`?",
-                               tmpf("there is no tensor %s in this checkpoint", name));
-    hid_t create = H5Dget_create_plist(*set);
-    bool plain = H5Pget_layout(create) == H5D_CONTIGUOUS && H5Pget_external_count(create) == 0;
-    H5Pclose(create);
-    if (plain) return OK;
-    H5Dclose(*set);
-    return fail(E_INPUT, dir, NULL, "tensor %s is not stored as attune stores tensors", name);
-}
-
-static int check_shape(hid_t set, const char *dir, const CkptTensor *t)
-{
-    hsize_t dims[2] = {0, 1};
-    hid_t space = H5Dget_space(set), stored = H5Dget_type(set), wanted = ckpt_h5_type(t->t);
-    int rank = H5Sget_simple_extent_ndims(space);
-    if (rank == 1 || rank == 2) H5Sget_simple_extent_dims(space, dims, NULL);
-    bool type_fits = H5Tequal(stored, wanted) > 0;
-    bool shape_fits = (rank == 1 || rank == 2) && dims[0] == (hsize_t)t->shape[0] && dims[1] == (hsize_t)t->shape[1];
-    H5Tclose(wanted);
-    H5Tclose(stored);
-    H5Sclose(space);
-    if (!shape_fits)
-        return fail(E_INPUT, dir, "was it saved by a run of another model or adapter rank?",
-                    "tensor %s has shape (%llu, %llu), here it must be (%" PRId64 ", %" PRId64 ")", t->name,
-                    (unsigned long long)dims[0], (unsigned long long)dims[1], t->shape[0], t->shape[1]);
-    if (!type_fits) return fail(E_INPUT, dir, NULL, "tensor %s is not of type %s", t->name, dtype_name(t->t));
-    return OK;
-}
-
-static int load_tensor(hid_t file, const char *dir, const CkptTensor *t)
-{
-    hid_t set;
-    ckpt_check_part(t);
-    TRY(open_set(file, dir, t->name, &set));
-    int status = check_shape(set, dir, t);
-    if (status == OK && t->rows) status = ckpt_transfer(set, t, false);
-    H5Dclose(set);
-    return status;
-}
-
-static int load_tensors(const char *dir, const CkptTensor *t, int n)
-{
-    hid_t file;
     int status = OK;
-    TRY(open_state(dir, &file));
-    for (int i = 0; i < n && status == OK; i++) status = load_tensor(file, dir, &t[i]);
-    H5Fclose(file);
+    for (int i = 0; i < n && status == OK; i++) status = checkpoint_read(r, &t[i]);
     return status;
 }
 
 int checkpoint_load(Comm *c, const char *dir, const CkptTensor *t, int n)
 {
-    TRY(verify_once(c, dir));
-    return comm_agree(c, load_tensors(dir, t, n));
+    CkptReader *r;
+    TRY(open_together(c, dir, &r));
+    int status = comm_agree(c, read_tensors(r, t, n));
+    checkpoint_close(r);
+    return status;
 }
 
+static int share_meta(Comm *c, CkptReader *r, CkptMeta *out)
+{
+    size_t bytes = 0;
+    int status = comm_agree(c, comm_rank(c) == 0 ? checkpoint_read_meta(r, out) : OK);
+    if (status == OK) bytes = out->json ? strlen(out->json) : 0;
+    if (status == OK) status = comm_broadcast_blob(c, (void **)&out->json, &bytes, 0);
+    out->step = ckpt_reader_manifest(r)->step;
+    return status;
+}
+
+int checkpoint_load_meta(Comm *c, const char *dir, CkptMeta *out)
+{
+    CkptReader *r;
+    *out = (CkptMeta){0};
+    TRY(open_together(c, dir, &r));
+    int status = share_meta(c, r, out);
+    if (status < 0) checkpoint_meta_free(out);
+    checkpoint_close(r);
+    return status;
+}
+
+// ---- resuming ---------------------------------------------------------------------------------------------
 static int find_name(const void *name, const void *tensor)
 {
     return strcmp(name, ((const CkptTensor *)tensor)->name);
@@ -181,88 +141,82 @@ static int by_name(const void *a, const void *b)
     return find_name(((const CkptTensor *)a)->name, b);
 }
 
-typedef struct Expected {
-    const char *dir;
-    const CkptTensor *t; // sorted by name
-    int n;
-} Expected;
-
-static int is_expected(void *ctx, const CkptTensor *t)
+// Strict both ways: what this run needs is there as it needs it, and nothing is there that it would lose.
+static int check_tensors(const CkptReader *r, const char *dir, const CkptTensor *t, int n)
 {
-    const Expected *x = ctx;
-    if (bsearch(t->name, x->t, (size_t)x->n, sizeof *x->t, find_name)) return OK;
-    return fail(E_INPUT, x->dir, "was it saved by a run with other `lora` or `freeze` options?",
-                "this run has no place for the checkpoint's tensor %s", t->name);
-}
-
-int checkpoint_expect(Comm *c, const char *dir, const CkptTensor *t, int n)
-{
+    const Manifest *m = ckpt_reader_manifest(r);
     CkptTensor *sorted = xcalloc((size_t)n + 1, sizeof *sorted);
+    int status = OK;
+    for (int i = 0; i < n && status == OK; i++) status = ckpt_reader_fits(r, &t[i]);
     if (n) memcpy(sorted, t, (size_t)n * sizeof *t);
     qsort(sorted, (size_t)n, sizeof *sorted, by_name);
-    Expected x = {dir, sorted, n};
-    int status = comm_agree(c, comm_rank(c) == 0 ? checkpoint_list(dir, is_expected, &x) : OK);
+    for (size_t i = 0; i < m->n_tensors && status == OK; i++) {
+        const char *name = m->tensors[i].name;
+        if (streq(name, MANIFEST_META) || bsearch(name, sorted, (size_t)n, sizeof *sorted, find_name)) continue;
+        status = fail(E_INPUT, dir, "was it saved by a run with other `lora` or `freeze` options?",
+                      "this run has no place for the checkpoint's tensor %s", name);
+    }
     free(sorted);
     return status;
 }
 
-static int read_attribute(hid_t file, const char *dir, const char *name, int64_t *out)
-{
-    hid_t attribute = H5Aopen(file, name, H5P_DEFAULT);
-    if (attribute < 0) return ckpt_h5_missing(dir, NULL, tmpf("the attribute %s is missing", name));
-    int status = H5Aread(attribute, H5T_NATIVE_INT64, out) < 0 ? ckpt_h5_fail(dir, "cannot read an attribute") : OK;
-    H5Aclose(attribute);
-    return status;
-}
+typedef struct Resume {
+    Comm *c;
+    CkptAcceptFn *accept;
+    void *ctx;
+    const CkptTensor *t;
+    int n;
+} Resume;
 
-static int read_meta_text(hid_t file, const char *dir, char **text, size_t *bytes)
+// *damaged: the status tells of the checkpoint itself, and not that it is another run's.
+static int resume_from(const Resume *x, const char *dir, int64_t step, bool *damaged)
 {
-    hid_t set;
-    TRY(open_set(file, dir, MANIFEST_META, &set));
-    hid_t space = H5Dget_space(set), type = H5Dget_type(set);
-    hssize_t n = H5Sget_simple_extent_npoints(space);
+    CkptReader *r;
+    CkptMeta meta = {0};
     int status = OK;
-    if (n <= 0 || n > MANIFEST_LIMIT_BYTES || H5Tequal(type, H5T_STD_U8LE) <= 0) {
-        status = fail(E_INPUT, dir, NULL, "%s is not a text", MANIFEST_META);
-    } else {
-        *bytes = (size_t)n;
-        *text = xcalloc(*bytes + 1, 1);
-        if (H5Dread(set, H5T_STD_U8LE, H5S_ALL, H5S_ALL, H5P_DEFAULT, *text) < 0)
-            status = ckpt_h5_fail(dir, "cannot read meta/json");
+    *damaged = true;
+    TRY(open_together(x->c, dir, &r));
+    TRY_DONE(comm_agree(x->c, check_step(ckpt_reader_manifest(r), dir, step)));
+    TRY_DONE(comm_agree(x->c, comm_rank(x->c) == 0 ? ckpt_reader_structure(r) : OK));
+    TRY_DONE(share_meta(x->c, r, &meta));
+    *damaged = false;
+    TRY_DONE(comm_agree(x->c, x->accept ? x->accept(x->ctx, dir, &meta) : OK));
+    TRY_DONE(comm_agree(x->c, check_tensors(r, dir, x->t, x->n)));
+    *damaged = true;
+    TRY_DONE(comm_agree(x->c, read_tensors(r, x->t, x->n)));
+done:
+    checkpoint_meta_free(&meta);
+    checkpoint_close(r);
+    return status;
+}
+
+int checkpoint_resume(Comm *c, const char *output, CkptAcceptFn *accept, void *ctx, const CkptTensor *t, int n,
+                      int64_t *step, char **dir)
+{
+    const Resume x = {c, accept, ctx, t, n};
+    char *parent = xasprintf("%s/checkpoints", output);
+    int64_t *steps;
+    size_t found;
+    *step = -1;
+    *dir = NULL;
+    int status = share_steps(c, parent, &steps, &found);
+    for (size_t i = 0; i < found && status == OK && *step < 0; i++) {
+        bool damaged;
+        char *candidate = ckpt_step_path(parent, "", steps[i]);
+        status = resume_from(&x, candidate, steps[i], &damaged);
+        if (status == OK) {
+            *step = steps[i];
+            *dir = candidate;
+            continue;
+        }
+        free(candidate);
+        if (!damaged) break;
+        ckpt_warn_instead("this checkpoint is skipped");
+        status = OK;
     }
-    H5Tclose(type);
-    H5Sclose(space);
-    H5Dclose(set);
-    return status;
-}
-
-static int read_meta(const char *dir, int64_t *step, char **text, size_t *bytes)
-{
-    hid_t file;
-    int64_t version = 0;
-    TRY(open_state(dir, &file));
-    int status = read_attribute(file, dir, "format_version", &version);
-    if (status == OK && version != CKPT_FORMAT_VERSION)
-        status = fail(E_INPUT, dir, "use the attune that wrote it, or a newer one",
-                      "format version %" PRId64 ", this program reads %d", version, CKPT_FORMAT_VERSION);
-    if (status == OK) status = read_attribute(file, dir, "step", step);
-    if (status == OK) status = read_meta_text(file, dir, text, bytes);
-    H5Fclose(file);
-    return status;
-}
-
-int checkpoint_load_meta(Comm *c, const char *dir, CkptMeta *out)
-{
-    char *text = NULL;
-    size_t bytes = 0;
-    *out = (CkptMeta){0};
-    TRY(verify_once(c, dir));
-    int status = comm_agree(c, comm_rank(c) == 0 ? read_meta(dir, &out->step, &text, &bytes) : OK);
-    if (status == OK) status = comm_broadcast(c, &out->step, 1, DT_I64, 0);
-    if (status == OK) status = comm_broadcast_blob(c, (void **)&text, &bytes, 0);
-    if (status == OK)
-        out->json = text;
-    else
-        free(text);
+    if (status == OK && found && *step < 0)
+        status = comm_agree(c, fail(E_INPUT, parent, "`--force` starts over", "none of the checkpoints here is whole"));
+    free(steps);
+    free(parent);
     return status;
 }

@@ -1,5 +1,6 @@
-// checkpoint_read: checkpoints for one process alone, with neither MPI nor HDF5. The MANIFEST tells where a tensor's bytes lie, and
-// no byte is handed out before the digest of its leaf has been compared. Any thread may read while another one saves.
+// checkpoint_read: checkpoints for one process alone, with neither MPI nor HDF5: datasets are contiguous, and the MANIFEST tells where
+// their bytes lie. Nothing is handed out as good before the digest of its leaf has been compared, in the same reading: HDF5 is not made
+// for damaged or hostile files. Any thread may read while another one saves.
 #include "checkpoint_impl.h"
 #include <inttypes.h>
 #include <stdlib.h>
@@ -39,23 +40,22 @@ int checkpoint_list(const char *dir, int (*fn)(void *ctx, const CkptTensor *t), 
 struct CkptReader {
     char *dir, *file;
     Manifest m;
-    int fd;
-    char *leaf;    // the last one that was read,
+    LeafReader leaves;
+    char *leaf;    // the last one of which a part was wanted; NULL until then
     size_t number; // and which it is; SIZE_MAX: none
 };
 
-int checkpoint_open(CkptReader **out, const char *dir)
+int ckpt_reader_open(CkptReader **out, const char *dir, char *text, size_t bytes)
 {
     CkptReader *r = xcalloc(1, sizeof *r);
     char *path = xasprintf("%s/MANIFEST", dir);
     *out = NULL;
-    r->fd = -1;
+    r->leaves.fd = -1;
     r->number = SIZE_MAX;
     r->dir = xstrdup(dir);
     r->file = xasprintf("%s/state.h5", dir);
-    r->leaf = xmalloc(MANIFEST_LEAF_BYTES);
-    int status = manifest_read(&r->m, path);
-    if (status == OK) status = manifest_open(&r->m, r->file, &r->fd);
+    int status = manifest_parse(&r->m, path, text, bytes);
+    if (status == OK) status = leaves_open(&r->leaves, &r->m, r->file);
     if (status == OK)
         *out = r;
     else
@@ -64,15 +64,38 @@ int checkpoint_open(CkptReader **out, const char *dir)
     return status;
 }
 
+int checkpoint_open(CkptReader **out, const char *dir)
+{
+    char *text, *path = xasprintf("%s/MANIFEST", dir);
+    size_t bytes;
+    *out = NULL;
+    int status = file_read(path, MANIFEST_LIMIT_BYTES, &text, &bytes);
+    free(path);
+    return status < 0 ? status : ckpt_reader_open(out, dir, text, bytes);
+}
+
 void checkpoint_close(CkptReader *r)
 {
     if (!r) return;
-    if (r->fd >= 0) close(r->fd);
+    leaves_close(&r->leaves);
     manifest_free(&r->m);
     free(r->leaf);
     free(r->file);
     free(r->dir);
     free(r);
+}
+
+const Manifest *ckpt_reader_manifest(const CkptReader *r)
+{
+    return &r->m;
+}
+
+int ckpt_reader_structure(CkptReader *r)
+{
+    int status = OK;
+    for (size_t i = 0; i < r->m.n_leaves && status == OK; i++)
+        if (r->m.leaves[i].tensor < 0) status = leaves_read(&r->leaves, i, NULL);
+    return status;
 }
 
 int checkpoint_find_tensor(CkptReader *r, const char *name, CkptTensor *out)
@@ -100,20 +123,25 @@ static size_t leaf_at(const Manifest *m, uint64_t offset)
 static int take_leaf(CkptReader *r, size_t leaf)
 {
     if (r->number == leaf) return OK;
+    if (!r->leaf) r->leaf = xmalloc(MANIFEST_LEAF_BYTES);
     r->number = SIZE_MAX;
-    TRY(manifest_read_leaf(&r->m, r->file, r->fd, leaf, r->leaf));
+    TRY(leaves_read(&r->leaves, leaf, r->leaf));
     r->number = leaf;
     return OK;
 }
 
-// Bytes [offset, offset + bytes) of the file.
+// Bytes [offset, offset + bytes) of the file. Leaves that are wanted whole are read into their place.
 static int read_range(CkptReader *r, uint64_t offset, uint64_t bytes, char *out)
 {
     for (size_t leaf = leaf_at(&r->m, offset); bytes; leaf++) {
         const ManifestLeaf *l = &r->m.leaves[leaf];
         uint64_t skip = offset - l->offset, n = MIN(bytes, l->bytes - skip);
-        TRY(take_leaf(r, leaf));
-        memcpy(out, r->leaf + skip, n);
+        if (n == l->bytes) {
+            TRY(leaves_read(&r->leaves, leaf, out));
+        } else {
+            TRY(take_leaf(r, leaf));
+            memcpy(out, r->leaf + skip, n);
+        }
         out += n;
         offset += n;
         bytes -= n;
@@ -121,9 +149,12 @@ static int read_range(CkptReader *r, uint64_t offset, uint64_t bytes, char *out)
     return OK;
 }
 
-static int check_stored(const CkptReader *r, const ManifestTensor *stored, const CkptTensor *t)
+int ckpt_reader_fits(const CkptReader *r, const CkptTensor *t)
 {
-    if (!stored) return fail(E_INPUT, r->dir, NULL, "there is no tensor %s in this checkpoint", t->name);
+    const ManifestTensor *stored = manifest_find(&r->m, t->name);
+    if (!stored)
+        return fail(E_INPUT, r->dir, "was it saved by a run with another `method`?",
+                    "there is no tensor %s in this checkpoint", t->name);
     if (stored->t != t->t)
         return fail(E_INPUT, r->dir, NULL, "tensor %s is of type %s, not %s", t->name, dtype_name(stored->t),
                     dtype_name(t->t));
@@ -143,10 +174,10 @@ void ckpt_check_part(const CkptTensor *t)
 
 int checkpoint_read(CkptReader *r, const CkptTensor *t)
 {
-    const ManifestTensor *stored = manifest_find(&r->m, t->name);
-    TRY(check_stored(r, stored, t));
+    TRY(ckpt_reader_fits(r, t));
     ckpt_check_part(t);
     if (!t->rows) return OK;
+    const ManifestTensor *stored = manifest_find(&r->m, t->name);
     const uint64_t size = dtype_size(t->t), row = (uint64_t)t->shape[1] * size, width = (uint64_t)t->cols * size;
     const uint64_t start = stored->offset + (uint64_t)t->row0 * row + (uint64_t)t->col0 * size;
     if (width == row) return read_range(r, start, (uint64_t)t->rows * row, t->data);

@@ -10,7 +10,7 @@
 //   1 rank 0: room on the disk, a fresh .tmp-step-N-ATTEMPT, the file with all its datasets, its blocks reserved
 //   2 all ranks open that file together and write their hyperslabs, independently of each other: with more
 //     ranks than cores, collective transfers are 20 times slower
-//   3 fsync after the close (HDF5 writes its superblock after its own last fsync), digests, each rank a share
+//   3 digests, each rank a share, while the disk works; fsync, which must come after the close because HDF5 writes its superblock last
 //   4 rank 0: MANIFEST, fsync, rename to step-N, fsync of the parent, old steps removed
 // Phase 1 is rank 0's alone because of failures: a rank whose write of metadata fails inside a parallel close
 // leaves the others waiting for ever. In phase 2 there is no metadata left to write but the superblock, in
@@ -264,7 +264,16 @@ static int mark_complete(const Save *s)
     return status;
 }
 
-// Phase 2, and the fsync of each rank: the ranks of another machine have pages of their own.
+// The disk begins to work while the digests are computed; whether it succeeds is for fsync to tell.
+static void start_writeback(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0) return;
+    if (sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE) < 0) log_debug("%s: no early writeback", path);
+    close(fd);
+}
+
+// Phase 2.
 static int write_state(const Save *s)
 {
     hid_t file;
@@ -273,10 +282,12 @@ static int write_state(const Save *s)
     if (file >= 0 && H5Fclose(file) < 0 && status == OK) status = ckpt_h5_fail(s->file, "cannot close");
     TRY(comm_agree(s->comm, status));
     TRY(comm_agree(s->comm, comm_rank(s->comm) == 0 ? mark_complete(s) : OK));
-    return comm_agree(s->comm, ckpt_sync_path(s->file, O_RDWR));
+    start_writeback(s->file);
+    return OK;
 }
 
-// Phase 3. Each rank digests a share of the file; integer sums with zeros put the shares together.
+// Phase 3. Each rank digests a share of the file; integer sums with zeros put the shares together. And each rank flushes it: those of
+// another machine have pages of their own.
 static int digest_state(Save *s)
 {
     Manifest *m = &s->manifest;
@@ -291,7 +302,8 @@ static int digest_state(Save *s)
     status = comm_all_reduce(s->comm, all, m->n_leaves, DT_I64, REDUCE_SUM);
     for (size_t i = 0; i < m->n_leaves; i++) m->leaves[i].digest = (uint64_t)all[i];
     free(all);
-    return status;
+    TRY(status);
+    return comm_agree(s->comm, ckpt_sync_path(s->file, O_RDWR));
 }
 
 // A step that was published before (the run went back behind it) changes places with the new one in a single

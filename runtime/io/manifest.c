@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { PIECE_BYTES = 256 << 10 };
 static const char first_line[] = "attune-manifest 1\n";
 
 void manifest_free(Manifest *m)
@@ -80,13 +81,41 @@ static void share_of(const Manifest *m, int rank, int size, size_t *from, size_t
     for (*to = *from; *to < m->n_leaves && m->leaves[*to].offset < high;) ++*to;
 }
 
-static int read_at(int fd, const char *file, char *data, uint64_t bytes, uint64_t offset)
+static int open_whole(const Manifest *m, const char *file, int *fd)
+{
+    struct stat st;
+    *fd = open(file, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0) return fail_errno(file, "cannot open");
+    if (fstat(*fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == m->file_bytes) return OK;
+    close(*fd);
+    *fd = -1;
+    return fail(E_INPUT, file, NULL, "%lld bytes, its MANIFEST says %" PRIu64, (long long)st.st_size, m->file_bytes);
+}
+
+int leaves_open(LeafReader *r, const Manifest *m, const char *file)
+{
+    *r = (LeafReader){.m = m, .file = file, .fd = -1};
+    TRY(open_whole(m, file, &r->fd));
+    r->digest = digest_open();
+    r->piece = xmalloc(PIECE_BYTES);
+    return OK;
+}
+
+void leaves_close(LeafReader *r)
+{
+    if (r->fd >= 0) close(r->fd);
+    digest_close(r->digest);
+    free(r->piece);
+    *r = (LeafReader){.fd = -1};
+}
+
+static int read_at(const LeafReader *r, char *data, uint64_t bytes, uint64_t offset)
 {
     while (bytes) {
-        ssize_t n = pread(fd, data, bytes, (off_t)offset);
+        ssize_t n = pread(r->fd, data, bytes, (off_t)offset);
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return fail_errno(file, "cannot read");
-        if (n == 0) return fail(E_INPUT, file, NULL, "the file ends at byte %" PRIu64, offset);
+        if (n < 0) return fail_errno(r->file, "cannot read");
+        if (n == 0) return fail(E_INPUT, r->file, NULL, "the file ends at byte %" PRIu64, offset);
         data += n;
         bytes -= (uint64_t)n;
         offset += (uint64_t)n;
@@ -94,33 +123,43 @@ static int read_at(int fd, const char *file, char *data, uint64_t bytes, uint64_
     return OK;
 }
 
-int manifest_open(const Manifest *m, const char *file, int *fd)
+// In pieces that are still in the processor's cache when they are digested.
+static int digest_leaf(LeafReader *r, size_t leaf, char *data, uint64_t *digest)
 {
-    struct stat st;
-    *fd = open(file, O_RDONLY | O_CLOEXEC);
-    if (*fd < 0) return fail_errno(file, "cannot open");
-    if (fstat(*fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == m->file_bytes) return OK;
-    close(*fd);
-    return fail(E_INPUT, file, NULL, "%lld bytes, its MANIFEST says %" PRIu64, (long long)st.st_size, m->file_bytes);
+    const ManifestLeaf *l = &r->m->leaves[leaf];
+    int status = OK;
+    for (uint64_t at = 0; at < l->bytes && status == OK; at += PIECE_BYTES) {
+        const uint64_t n = MIN(l->bytes - at, (uint64_t)PIECE_BYTES);
+        char *to = data ? data + at : r->piece;
+        status = read_at(r, to, n, l->offset + at);
+        if (status == OK) digest_add(r->digest, to, n);
+    }
+    *digest = digest_take(r->digest);
+    return status;
+}
+
+int leaves_read(LeafReader *r, size_t leaf, char *data)
+{
+    uint64_t digest;
+    TRY(digest_leaf(r, leaf, data, &digest));
+    return digest == r->m->leaves[leaf].digest ? OK : manifest_blame(r->m, r->file, leaf);
 }
 
 typedef void (*LeafFn)(void *ctx, size_t i, uint64_t digest);
 
 static int each_digest(const Manifest *m, const char *file, int rank, int size, LeafFn fn, void *ctx)
 {
-    int fd, status = OK;
+    LeafReader r;
+    int status = OK;
     size_t from, to;
-    TRY(manifest_open(m, file, &fd));
+    TRY(leaves_open(&r, m, file));
     share_of(m, rank, size, &from, &to);
-    char *data = xmalloc(MANIFEST_LEAF_BYTES);
-    for (size_t i = from; i < to; i++) {
-        const ManifestLeaf *leaf = &m->leaves[i];
-        TRY_DONE(read_at(fd, file, data, leaf->bytes, leaf->offset));
-        fn(ctx, i, hash64(data, leaf->bytes, 0));
+    for (size_t i = from; i < to && status == OK; i++) {
+        uint64_t digest;
+        status = digest_leaf(&r, i, NULL, &digest);
+        if (status == OK) fn(ctx, i, digest);
     }
-done:
-    free(data);
-    close(fd);
+    leaves_close(&r);
     return status;
 }
 
@@ -157,13 +196,6 @@ int manifest_blame(const Manifest *m, const char *file, size_t leaf)
     const char *whose = l->tensor < 0 ? "its structure" : tmpf("tensor %s", m->tensors[l->tensor].name);
     return fail(E_INPUT, file, NULL, "damaged: %s (bytes %" PRIu64 " to %" PRIu64 " differ from their digest)", whose,
                 l->offset, l->offset + l->bytes - 1);
-}
-
-int manifest_read_leaf(const Manifest *m, const char *file, int fd, size_t leaf, char *data)
-{
-    const ManifestLeaf *l = &m->leaves[leaf];
-    TRY(read_at(fd, file, data, l->bytes, l->offset));
-    return hash64(data, l->bytes, 0) == l->digest ? OK : manifest_blame(m, file, leaf);
 }
 
 const ManifestTensor *manifest_find(const Manifest *m, const char *name)

@@ -1,13 +1,12 @@
-// manifest: the text file beside state.h5 that tells what is in it and by which digests damage is found.
-// Private to checkpoint_*.c (and tests). Grammar, one item a line, single spaces, decimal numbers, digests
-// as 16 hex digits (XXH64):
+// manifest: the text file beside state.h5 that tells what is in it and by which digests damage is found. Private to checkpoint_*.c (and
+// tests). Grammar, one item a line, single spaces, decimal numbers, digests as 16 hex digits:
 //
 //   attune-manifest 1
 //   step STEP
 //   file state.h5 BYTES
 //   tensor OFFSET BYTES DTYPE ROWS COLS NAME      one per dataset, by offset; where its bytes lie in the file
-//   leaf OFFSET BYTES DIGEST                      of the file's bytes; leaves cover it without gaps; none
-//   crosses a tensor's edge end DIGEST                                    of all the text before this line
+//   leaf OFFSET BYTES DIGEST                      XXH3 of these bytes; leaves cover the file without gaps, none crosses a tensor's edge
+//   end DIGEST                                    XXH64 of all the text before this line
 //
 // A digest finds damage: flipped bits, cut or swapped files. It is no signature: whoever can write the file
 // can write digests.
@@ -48,10 +47,19 @@ void manifest_print(const Manifest *m, Buf *out);
 // Takes over `text` (malloc'ed, NUL-terminated at text[bytes]), also when it fails. place: for messages.
 int manifest_parse(Manifest *m, const char *place, char *text, size_t bytes);
 int manifest_read(Manifest *m, const char *path);
-// Opens the file that m describes; E_INPUT when it is of another size.
-int manifest_open(const Manifest *m, const char *file, int *fd);
-// Reads a leaf into data (MANIFEST_LEAF_BYTES) and compares its digest; E_INPUT that names the damaged tensor.
-int manifest_read_leaf(const Manifest *m, const char *file, int fd, size_t leaf, char *data);
+// The file, opened to read its leaves.
+typedef struct LeafReader {
+    const Manifest *m;
+    const char *file;
+    int fd;
+    Digest *digest;
+    char *piece; // room for what nobody wants to keep
+} LeafReader;
+int leaves_open(LeafReader *r, const Manifest *m, const char *file); // E_INPUT when the file is of another size
+void leaves_close(LeafReader *r);
+// Reads a leaf into data (as many bytes as it has; NULL: only looks at it) and compares its digest; E_INPUT that names the damaged
+// tensor. What is in data is not to be used then.
+int leaves_read(LeafReader *r, size_t leaf, char *data);
 const ManifestTensor *manifest_find(const Manifest *m, const char *name); // NULL: there is none
 // E_INPUT that names the damaged tensor.
 int manifest_blame(const Manifest *m, const char *file, size_t leaf);

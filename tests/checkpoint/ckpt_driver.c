@@ -42,20 +42,19 @@ static int load(Comm *c, const char *dir, int64_t step, int64_t *found)
 {
     Case k;
     char *path;
-    CkptMeta meta;
-    TRY(checkpoint_find(c, dir, found, &path));
-    if (*found < 0) return step < 0 ? OK : fail(E_FAILED, dir, NULL, "there is no checkpoint");
+    CkptMeta meta = {0};
     open_case(&k, -1, c);
-    int status = checkpoint_load_meta(c, path, &meta);
-    if (status == OK) status = checkpoint_load(c, path, k.tensors, CASE_TENSORS);
-    const char *mistake = status == OK ? case_mistake(&k, *found) : NULL;
-    char *json = xasprintf("{\"step\": %lld}", (long long)*found);
-    if (mistake) status = fail(E_FAILED, path, NULL, "wrong value: %s", mistake);
-    if (status == OK && (meta.step != *found || !streq(meta.json, json)))
-        status = fail(E_FAILED, path, NULL, "wrong meta");
-    if (status == OK && step >= 0 && step != *found)
-        status = fail(E_FAILED, path, NULL, "not step %lld", (long long)step);
-    free(json);
+    int status = checkpoint_resume(c, dir, NULL, NULL, k.tensors, CASE_TENSORS, found, &path);
+    if (status == OK && *found < 0 && step >= 0) status = fail(E_FAILED, dir, NULL, "there is no checkpoint");
+    if (status == OK && *found >= 0) {
+        status = checkpoint_load_meta(c, path, &meta);
+        const char *mistake = case_mistake(&k, *found), *json = tmpf("{\"step\": %lld}", (long long)*found);
+        if (mistake) status = fail(E_FAILED, path, NULL, "wrong value: %s", mistake);
+        if (status == OK && (meta.step != *found || !streq(meta.json, json)))
+            status = fail(E_FAILED, path, NULL, "wrong meta");
+        if (status == OK && step >= 0 && step != *found)
+            status = fail(E_FAILED, path, NULL, "not step %lld", (long long)step);
+    }
     free(path);
     checkpoint_meta_free(&meta);
     case_close(&k);

@@ -73,6 +73,16 @@ static const char *listing(void)
     return text;
 }
 
+static void flip(const char *file, off_t byte, int bit)
+{
+    int fd = open(file, O_RDWR);
+    char c;
+    assert_true(fd >= 0 && pread(fd, &c, 1, byte) == 1);
+    c ^= (char)(1 << bit);
+    assert_int_equal(pwrite(fd, &c, 1, byte), 1);
+    close(fd);
+}
+
 // ---- what is saved comes back -----------------------------------------------------------------------------
 static void test_nothing_yet(void **state)
 {
@@ -137,7 +147,7 @@ static void test_what_does_not_fit(void **state)
     absent.name = "model/norm.bias";
     wide.shape[0] = 12, wide.shape[1] = 2, wide.rows = 12, wide.cols = 2;
     const CkptTensor *bad[] = {&longer, &other, &absent, &wide};
-    const char *what[] = {"shape (24, 1)", "not of type i32", "no tensor model/norm.bias", "must be (12, 2)"};
+    const char *what[] = {"shape (24, 1)", "of type f32, not i32", "no tensor model/norm.bias", "must be (12, 2)"};
     assert_int_equal(save(1, 0), OK);
     char *dir = xstrdup(in_output("step-00000001"));
     assert_int_equal(checkpoint_load(world, dir, &fits, 1), OK);
@@ -193,22 +203,90 @@ static void test_parts_that_do_not_fit_together(void **state)
     assert_int_equal(newest(), size == 1 ? 1 : -1);
 }
 
-// A tensor that nobody asks for is one that would be lost.
-static void test_what_is_expected(void **state)
+// ---- resuming ---------------------------------------------------------------------------------------------
+static int accept_step(void *ctx, const char *dir, const CkptMeta *meta)
+{
+    int64_t *seen = ctx;
+    assert_non_null(strstr(dir, "/checkpoints/step-"));
+    assert_string_equal(meta->json, "{\"recipe\": \"text\"}");
+    *seen = meta->step;
+    return meta->step == 66 ? (fail)(E_INPUT, dir, NULL, "another run's") : OK;
+}
+
+// Resumes into zeros; the step that was loaded, or the status.
+static int64_t resume(int64_t *seen)
+{
+    Case k;
+    char *dir;
+    int64_t step;
+    case_open(&k, -1, rank, size);
+    *seen = -1;
+    int status = checkpoint_resume(world, output, accept_step, seen, k.tensors, CASE_TENSORS, &step, &dir);
+    if (status == OK && step >= 0) {
+        if (case_mistake(&k, step)) fail_msg("%s", case_mistake(&k, step));
+        assert_string_equal(dir, in_output(tmpf("step-%08d", (int)step)));
+    } else {
+        assert_null(dir);
+    }
+    free(dir);
+    case_close(&k);
+    return status < 0 ? status : step;
+}
+
+static void test_resuming(void **state)
+{
+    (void)state;
+    int64_t seen;
+    assert_int_equal(resume(&seen), -1); // nothing there
+    assert_int_equal(seen, -1);
+    assert_int_equal(save(3, 0), OK);
+    assert_int_equal(save(8, 0), OK);
+    assert_int_equal(resume(&seen), 8);
+    assert_int_equal(seen, 8);
+    if (rank == 0) flip(in_output("step-00000008/state.h5"), 3000000, 1); // a tensor: found while it is read
+    comm_barrier(world);
+    assert_int_equal(resume(&seen), 3);
+    assert_int_equal(error_last()->code, OK);
+    if (rank == 0)
+        flip(in_output("step-00000008/state.h5"), 3000000, 1), flip(in_output("step-00000008/state.h5"), 40, 1);
+    comm_barrier(world);
+    assert_int_equal(resume(&seen), 3); // the file's structure
+    if (rank == 0) flip(in_output("step-00000003/MANIFEST"), 60, 1);
+    comm_barrier(world);
+    assert_int_equal(resume(&seen), E_INPUT); // none is whole: not the same as none
+    if (rank == 0) assert_non_null(strstr(error_last()->what, "none of the checkpoints"));
+    error_clear();
+}
+
+// Another run's checkpoint is no damage: nothing older is taken in its place.
+static void test_what_is_not_resumed(void **state)
 {
     (void)state;
     Case k;
-    assert_int_equal(save(1, 0), OK);
+    int64_t seen, step;
+    char *dir;
+    assert_int_equal(save(3, 0), OK);
+    assert_int_equal(save(66, 0), OK);
+    assert_int_equal(resume(&seen), E_INPUT); // by its description
+    assert_int_equal(seen, 66);
+    if (rank == 0) assert_string_equal(error_last()->what, "another run's");
+    error_clear();
     case_open(&k, -1, rank, size);
-    char *dir = xstrdup(in_output("step-00000001"));
-    assert_int_equal(checkpoint_expect(world, dir, k.tensors, CASE_TENSORS), OK);
-    assert_int_equal(checkpoint_expect(world, dir, k.tensors + 1, CASE_TENSORS - 1), E_INPUT);
-    if (rank == 0) assert_non_null(strstr(error_last()->what, k.tensors[0].name));
-    error_clear();
-    assert_int_equal(checkpoint_expect(world, dir, NULL, 0), E_INPUT);
-    error_clear();
+    const CkptTensor last = k.tensors[CASE_TENSORS - 1];
+    for (int i = 0; i < 3; i++) { // a tensor that it has not, has otherwise, has and nobody asks for
+        CkptTensor *t = &k.tensors[CASE_TENSORS - 1];
+        *t = last;
+        if (i == 0) t->name = "data/other";
+        if (i == 1) t->t = DT_F32, t->rows = 0;
+        const int n = i == 2 ? CASE_TENSORS - 1 : CASE_TENSORS;
+        static const char *const what[] = {"no tensor data/other", "of type u8, not f32",
+                                           "no place for the checkpoint's tensor data/seen"};
+        assert_int_equal(checkpoint_resume(world, output, NULL, NULL, k.tensors, n, &step, &dir), E_INPUT);
+        if (rank == 0 && !strstr(error_last()->what, what[i])) fail_msg("%s", error_last()->what);
+        error_clear();
+    }
+    k.tensors[CASE_TENSORS - 1] = last;
     case_close(&k);
-    free(dir);
 }
 
 // ---- the reader of one process ----------------------------------------------------------------------------
@@ -288,16 +366,6 @@ static void test_what_the_reader_refuses(void **state)
 }
 
 // ---- damage -----------------------------------------------------------------------------------------------
-static void flip(const char *file, off_t byte, int bit)
-{
-    int fd = open(file, O_RDWR);
-    char c;
-    assert_true(fd >= 0 && pread(fd, &c, 1, byte) == 1);
-    c ^= (char)(1 << bit);
-    assert_int_equal(pwrite(fd, &c, 1, byte), 1);
-    close(fd);
-}
-
 static off_t bytes_of(const char *file)
 {
     struct stat st;
@@ -661,7 +729,8 @@ int main(void)
         IN_OUTPUT(test_list),
         IN_OUTPUT(test_random_grids),
         IN_OUTPUT(test_parts_that_do_not_fit_together),
-        IN_OUTPUT(test_what_is_expected),
+        IN_OUTPUT(test_resuming),
+        IN_OUTPUT(test_what_is_not_resumed),
         IN_OUTPUT(test_reading_slabs_alone),
         IN_OUTPUT(test_what_the_reader_refuses),
         IN_OUTPUT(test_the_reader_names_damage),

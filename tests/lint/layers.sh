@@ -25,7 +25,7 @@ oneapi/         kernels/cpu/[a-z_0-9]+\.c
 yaml.h          runtime/config/recipe_yaml\.c
 utf8proc.h      runtime/text/[a-z_]+\.c
 pcre2.h         runtime/text/[a-z_]+\.[ch]|runtime/io/peft[a-z_]*\.c|runtime/model/[a-z_]+\.c
-xxhash.h        kernels/base\.c
+xxhash.h        kernels/base\.c|kernels/digest_body\.h
 argp.h          launch/cli\.c
 jansson.h       runtime/.*
 END
