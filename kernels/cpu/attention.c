@@ -219,11 +219,11 @@ void attn_fwd(Device *d, DType t, void *o, int64_t ldo, float *lse, const void *
                    .ldo = ldo,
                    .lse = lse};
     int64_t tasks = fwd_tasks(a, NULL);
-    if (!tasks) return;
+    size_t bytes = isa->attn_fwd_scratch(t, a->D);
+    if (!tasks || cpu_only_notes(d, bytes, (size_t)tasks * sizeof(Task))) return;
     Task *task = cpu_shared_scratch(d, (size_t)tasks * sizeof *task);
     fwd_tasks(a, task);
     qsort(task, (size_t)tasks, sizeof *task, by_cost);
-    size_t bytes = isa->attn_fwd_scratch(t, a->D);
 #pragma omp parallel for schedule(dynamic) num_threads(cpu_team(d, total_cost(task, tasks) * a->D / 8))
     for (int64_t i = 0; i < tasks; i++)
         isa->attn_fwd_task(&job, task[i].s, task[i].head, task[i].row0, task[i].rows, cpu_thread_scratch(d, bytes));
@@ -300,9 +300,10 @@ void attn_bwd(Device *d, DType t, void *dq, int64_t lddq, void *dk, void *dv, in
     int wave = wave_heads(a), group = a->NH / a->KV;
     size_t list = ROUND_UP((size_t)a->S * (size_t)(wave * group) * sizeof(Task), CACHE_LINE), floats = 0;
     for (int s = 0; s < a->S; s++) floats += (size_t)share_floats(a, s) * (size_t)(wave * group);
+    size_t bytes = isa->attn_bwd_scratch(t, a->D);
+    if (cpu_only_notes(d, bytes, list + floats * sizeof(float))) return;
     Task *task = cpu_shared_scratch(d, list + floats * sizeof(float));
     float *share = (float *)((char *)task + list);
-    size_t bytes = isa->attn_bwd_scratch(t, a->D);
     for (int kv0 = 0; kv0 < a->KV; kv0 += wave) {
         int kv1 = MIN(kv0 + wave, a->KV);
         int64_t tasks = bwd_tasks(a, kv0, kv1, task, share);

@@ -22,6 +22,7 @@ typedef struct CpuDevice {
     CpuIsa isa; // fixed when the device is opened
     int threads;
     ThreadScratch *scratch; // (threads + 1): one per thread, and the shared one last
+    bool notes;             // stands behind a null device: scratch is noted, not taken
 } CpuDevice;
 
 static inline CpuDevice *cpu_of(const Device *d)
@@ -43,6 +44,8 @@ static inline CpuIsa cpu_isa_of(const Device *d)
 void *cpu_thread_scratch(Device *d, size_t bytes);
 // The same for memory that all threads of an op see. Call it outside the parallel region, once per op.
 void *cpu_shared_scratch(Device *d, size_t bytes);
+// Over a null device: notes what an op takes of both, and tells that nothing else is to be done.
+bool cpu_only_notes(Device *d, size_t thread_bytes, size_t shared_bytes);
 
 // Sums blocks (count, C) into the first one, as a balanced tree: ((0+1)+(2+3))+...
 void cpu_add_blocks(float *blocks, int count, int C);

@@ -65,6 +65,14 @@ void *cpu_shared_scratch(Device *d, size_t bytes)
     return scratch_reserve(&cpu_of(d)->scratch[cpu_threads(d)], bytes);
 }
 
+bool cpu_only_notes(Device *d, size_t thread_bytes, size_t shared_bytes)
+{
+    CpuDevice *c = cpu_of(d);
+    for (int i = 0; c->notes && i <= c->threads; i++)
+        c->scratch[i].bytes = MAX(c->scratch[i].bytes, i < c->threads ? thread_bytes : shared_bytes);
+    return c->notes;
+}
+
 static size_t cpu_scratch_bytes(const Device *d)
 {
     size_t sum = 0;
@@ -109,6 +117,29 @@ static void cpu_close(Device *d)
     free(d);
 }
 
+// The tuned ops that take much scratch; of the others' there is little.
+static void cpu_imitate(const Device *d, Device *null)
+{
+    CpuDevice *c = xcalloc(1, sizeof *c);
+    *c = *cpu_of(d);
+    c->scratch = xcalloc((size_t)c->threads + 1, sizeof *c->scratch);
+    c->notes = true;
+    null->op.linear_fwd = linear_fwd;
+    null->op.linear_dx = linear_dx;
+    null->op.linear_dw = linear_dw;
+    null->op.lora_s = lora_s;
+    null->op.lora_ds = lora_ds;
+    null->op.attn_fwd = attn_fwd;
+    null->op.attn_bwd = attn_bwd;
+    null->op.head_fwd = head_fwd;
+    null->op.head_bwd = head_bwd;
+    null->op.head_fwd_bwd = head_fwd_bwd;
+    null->packed_bytes = cpu_packed_bytes;
+    null->scratch_bytes = cpu_scratch_bytes;
+    null->close = cpu_close;
+    null->impl = c;
+}
+
 static int open_with(Device **out, const DeviceConfig *c, const char *name, const OpTable *op)
 {
     if (c->threads < 0 || c->threads > 4096)
@@ -126,6 +157,7 @@ static int open_with(Device **out, const DeviceConfig *c, const char *name, cons
                   .sync = cpu_sync,
                   .packed_bytes = cpu_packed_bytes,
                   .scratch_bytes = cpu_scratch_bytes,
+                  .imitate = cpu_imitate,
                   .close = cpu_close,
                   .impl = cpu};
     *out = d;

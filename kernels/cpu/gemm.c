@@ -153,6 +153,7 @@ void gemm_product(Device *d, const GemmProduct *g)
 {
     if (g->T <= 0 || g->columns <= 0) return;
     const Plan p = plan_product(d, g);
+    if (cpu_only_notes(d, p.bytes, 0)) return;
     int groups = (p.panels + p.group - 1) / p.group;
     int team = cpu_team(d, (int64_t)g->T * p.panels * p.sum[0]);
 #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(team)

@@ -139,6 +139,7 @@ typedef struct Head {
     bool stage_h;
     float *partial;    // (slices, rows, C)
     SoftmaxRow *state; // (slices, rows)
+    size_t state_bytes;
     // scratch of a task, bytes from its beginning
     size_t z_at, p_at, panel_at, h_at, h_panel_at, dz_panels_at, bytes;
 } Head;
@@ -343,8 +344,8 @@ static void head_task(const Head *p, int slice, int part, char *scratch)
     }
 }
 
-// Runs all tasks of rows [row0, row0 + rows).
-static void head_pass(Device *d, Head *p, int row0, int rows)
+// Rows [row0, row0 + rows) as tasks; returns bytes of state and partial sums.
+static size_t cut_pass(const Device *d, Head *p, int row0, int rows, bool sums)
 {
     int threads = cpu_threads(d);
     p->row0 = row0;
@@ -353,14 +354,26 @@ static void head_pass(Device *d, Head *p, int row0, int rows)
     int wanted = (2 * threads + p->slices - 1) / p->slices;
     p->parts = p->dw ? 1 : MAX(1, MIN(wanted, rows / LEAST_ROWS));
     plan_scratch(p);
-    bool sums = p->want_sums || p->weight;
-    size_t states = ROUND_UP((size_t)p->slices * (size_t)rows * sizeof(SoftmaxRow), CACHE_LINE);
-    size_t partials = sums ? (size_t)p->slices * (size_t)rows * (size_t)p->w->K * sizeof(float) : 0;
-    p->state = cpu_shared_scratch(d, states + partials);
-    p->partial = (float *)((char *)p->state + states);
-#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
+    p->state_bytes = ROUND_UP((size_t)p->slices * (size_t)rows * sizeof(SoftmaxRow), CACHE_LINE);
+    return p->state_bytes + (sums ? (size_t)p->slices * (size_t)rows * (size_t)p->w->K * sizeof(float) : 0);
+}
+
+// Runs all tasks of these rows.
+static void head_pass(Device *d, Head *p, int row0, int rows)
+{
+    p->state = cpu_shared_scratch(d, cut_pass(d, p, row0, rows, p->want_sums || p->weight));
+    p->partial = (float *)((char *)p->state + p->state_bytes);
+#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(cpu_threads(d))
     for (int slice = 0; slice < p->slices; slice++)
         for (int part = 0; part < p->parts; part++) head_task(p, slice, part, cpu_thread_scratch(d, p->bytes));
+}
+
+// sums: partial sums of the rows of W are made.
+static bool head_only_notes(Device *d, Head *p, int M, bool sums)
+{
+    if (!cpu_only_notes(d, 0, 0)) return false;
+    size_t shared = cut_pass(d, p, 0, MIN(head_rows(p->w->N, p->w->K), M), sums);
+    return cpu_only_notes(d, p->bytes, shared);
 }
 
 static Head plan_head(const Device *d, DType t, const void *h, const Packed *w, const int32_t *target, float softcap)
@@ -415,6 +428,7 @@ void head_fwd(Device *d, DType t, float *logp, float *lse, float *entropy, const
 {
     Head p = plan_head(d, t, h, w, target, softcap);
     int step = head_rows(w->N, w->K);
+    if (head_only_notes(d, &p, M, false)) return;
     for (int row0 = 0; row0 < M; row0 += step) {
         head_pass(d, &p, row0, MIN(step, M - row0));
         for (int i = 0; i < p.rows; i++) {
@@ -447,6 +461,7 @@ void head_bwd(Device *d, DType t, void *dh, float *dw, const float *weight, cons
     Head p = plan_head(d, t, h, w, target, softcap);
     p.weight = weight, p.lse = lse, p.dw = dw;
     int step = head_rows(w->N, w->K);
+    if (head_only_notes(d, &p, M, true)) return;
     for (int row0 = 0; row0 < M; row0 += step) {
         head_pass(d, &p, row0, MIN(step, M - row0));
 #pragma omp parallel for num_threads(cpu_threads(d))
@@ -488,6 +503,7 @@ void head_fwd_bwd(Device *d, DType t, float *logp, float *lse, void *dh, float *
     Head p = plan_head(d, t, h, w, target, softcap);
     p.want_sums = true;
     int step = head_rows(w->N, w->K);
+    if (head_only_notes(d, &p, M, true)) return;
     for (int row0 = 0; row0 < M; row0 += step) {
         head_pass(d, &p, row0, MIN(step, M - row0));
 #pragma omp parallel for num_threads(cpu_threads(d))

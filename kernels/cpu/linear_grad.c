@@ -101,7 +101,7 @@ void linear_dw(Device *d, DType t, float *dw, const void *dy, int64_t lddy, cons
                bool accumulate, int T)
 {
     if (T <= 0) {
-        if (!accumulate) memset(dw, 0, sizeof *dw * (size_t)N * (size_t)K);
+        if (!accumulate && !cpu_only_notes(d, 0, 0)) memset(dw, 0, sizeof *dw * (size_t)N * (size_t)K);
         return;
     }
     const Grad g = plan_grad(d, &(Grad){.t = t,
@@ -114,12 +114,13 @@ void linear_dw(Device *d, DType t, float *dw, const void *dy, int64_t lddy, cons
                                         .T = T,
                                         .accumulate = accumulate,
                                         .dw = dw});
+    const size_t bytes = (size_t)(g.n_group + 1) * g.panel;
+    if (cpu_only_notes(d, bytes, 0)) return;
     int n_panels = panel_count(N), k_panels = panel_count(K);
     int team = cpu_team(d, (int64_t)n_panels * k_panels * T * PANEL);
 #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(team)
     for (int n = 0; n < n_panels; n += g.n_group)
-        for (int k = 0; k < k_panels; k += g.k_group)
-            grad_task(&g, n, k, cpu_thread_scratch(d, (size_t)(g.n_group + 1) * g.panel));
+        for (int k = 0; k < k_panels; k += g.k_group) grad_task(&g, n, k, cpu_thread_scratch(d, bytes));
 }
 
 void bias_grad(Device *d, DType t, float *db, const void *dy, int64_t lddy, int N, bool accumulate, int T)
