@@ -236,6 +236,12 @@ int arena_open(Arena **out, const char *name, size_t capacity_bytes, bool measur
     return OK;
 }
 
+size_t arena_resident(size_t capacity_bytes, size_t used)
+{
+    const size_t page = capacity_bytes >= HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : 4096;
+    return MIN(ROUND_UP(used, page), ROUND_UP(capacity_bytes, 4096));
+}
+
 void arena_free(Arena *a)
 {
     if (!a) return;
@@ -518,6 +524,23 @@ void philox(uint64_t key, uint64_t counter_hi, uint64_t counter_lo, uint32_t out
 uint64_t hash64(const void *data, size_t bytes, uint64_t seed)
 {
     return XXH64(data, bytes, seed);
+}
+
+bool hash64_file(const char *path, uint64_t *out)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return false;
+    const size_t piece = 1 << 20;
+    char *data = xmalloc(piece);
+    XXH64_state_t state;
+    ssize_t n;
+    XXH64_reset(&state, 0);
+    while ((n = read(fd, data, piece)) > 0 || (n < 0 && errno == EINTR))
+        if (n > 0) XXH64_update(&state, data, (size_t)n);
+    *out = XXH64_digest(&state);
+    free(data);
+    close(fd);
+    return n == 0;
 }
 
 // ---- clocks and readings --------------------------------------------------------------------------------------------

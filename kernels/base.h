@@ -113,6 +113,8 @@ size_t arena_mark(const Arena *a);         // bytes in use now
 void arena_reset(Arena *a, size_t mark);   // gives back what was allocated since mark
 size_t arena_peak(const Arena *a);         // largest use so far, bytes
 bool arena_measuring(const Arena *a);
+// Memory that an arena of this capacity takes when `used` bytes of it are in use: its pages are small or large ones.
+size_t arena_resident(size_t capacity_bytes, size_t used);
 
 // A growable byte string, always NUL-terminated once written to. Zero-initialise; free with buf_free.
 typedef struct Buf {
@@ -154,6 +156,7 @@ bool utf8_valid(const char *s, size_t bytes, size_t *bad_at); // strict: no surr
 // A draw is named by what it is for: key = (seed, hash of the name), counter = (stream, index). Never by rank.
 void philox(uint64_t key, uint64_t counter_hi, uint64_t counter_lo, uint32_t out[4]);
 uint64_t hash64(const void *data, size_t bytes, uint64_t seed); // xxHash64
+bool hash64_file(const char *path, uint64_t *out);              // seed 0, read in pieces; false: it cannot be read
 // A digest of bytes that come in pieces: XXH3, 64 bits. For large files; three times as fast as hash64.
 typedef struct Digest Digest;
 Digest *digest_open(void);

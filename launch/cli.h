@@ -13,7 +13,7 @@ typedef struct Cli {
     const char *adapter, *precision, *device, *data, *out, *prompt, *system, *dtype;
     bool resume, force, json, decode, no_special, chat, raw, base, help, version;
     int max_new, top_k, show, ranks;
-    double temperature, top_p;
+    double temperature, top_p, disk_mbps, net_gbps;
     size_t memory_bytes;
     uint64_t seed;
 } Cli;

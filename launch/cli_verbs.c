@@ -66,6 +66,8 @@ static const CliOption generate_options[] = {
 static const CliOption plan_options[] = {
     RANGE(CLI_INT, "ranks", ranks, "N", 1, 1 << 20, "how many ranks to plan for (default 1)"),
     VALUE(CLI_BYTES, "memory", memory_bytes, "SIZE", "of a rank's machine, such as 16G (default: this machine's)"),
+    RANGE(CLI_REAL, "disk-mbps", disk_mbps, "N", 1e-3, 1e9, "MB/s of the disk: how long a checkpoint takes"),
+    RANGE(CLI_REAL, "net-gbps", net_gbps, "N", 1e-6, 1e9, "Gbit/s of a rank's wire: how long exchanges take"),
     FLAG("json", json, "print JSON"),
     END,
 };
@@ -182,7 +184,12 @@ static int verb_generate(Comm *world, const Cli *c)
 static int verb_plan(Comm *world, const Cli *c)
 {
     (void)world;
-    PlanArgs p = {.train = recipe_args(c), .ranks = c->ranks, .memory_bytes = c->memory_bytes, .json = c->json};
+    PlanArgs p = {.train = recipe_args(c),
+                  .ranks = c->ranks,
+                  .memory_bytes = c->memory_bytes,
+                  .disk_mbps = c->disk_mbps,
+                  .net_gbps = c->net_gbps,
+                  .json = c->json};
     return run_plan(&p);
 }
 

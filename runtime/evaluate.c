@@ -159,6 +159,25 @@ int evaluate_positions(const Recipe *r, int T)
     return wants(r, "rouge") ? MAX(T, (int)(r->data.max_tokens + r->eval.max_new)) : T;
 }
 
+int evaluate_bytes(const Session *s, const Model *m, const Dataset *d, size_t *bytes)
+{
+    const Recipe *r = &s->recipe;
+    const Mesh *mesh = &s->mesh;
+    *bytes = 0;
+    if (!wants(r, "rouge")) return OK;
+    const int64_t total = r->eval.rows > 0 ? MIN(r->eval.rows, dataset_rows(d)) : dataset_rows(d);
+    int rows = 0, longest = 1;
+    for (int64_t i = mesh->data_rank; i < total; i += mesh->data_size, rows++) {
+        const int32_t *ids;
+        const char *reference;
+        int n;
+        TRY(dataset_prompt(d, i, &ids, &n, &reference));
+        longest = MAX(longest, n);
+    }
+    *bytes = generate_bytes(m, rows, longest, (int)r->eval.max_new);
+    return OK;
+}
+
 int evaluate_metrics(Session *s, Activations *a, const Dataset *d, json_t *out, json_t *samples, int max_samples)
 {
     const Recipe *r = &s->recipe;

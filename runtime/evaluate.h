@@ -20,6 +20,9 @@ LoaderBounds evaluate_bounds(const Dataset *d, int micro_tokens, int64_t rows, c
 // Positions that the evaluation of a recipe's metrics needs, beside micro-batches of T tokens: generation goes on behind the prompt.
 int evaluate_positions(const Recipe *r, int T);
 
+// Bytes that it takes, beside model and micro-batches: of generation, on this rank.
+int evaluate_bytes(const Session *s, const Model *m, const Dataset *d, size_t *bytes);
+
 typedef struct RougeMeans {
     double r1, r2, rl, rlsum; // means of F1
 } RougeMeans;

@@ -55,10 +55,35 @@ static int read_source(void *ctx, int64_t row0, int64_t rows, void *dst)
     return m->dev->download(m->dev, dst, r->t->master + (size_t)row0 * K, (size_t)rows * K * sizeof(float));
 }
 
+// Tensors as they are written; names of adapters' are malloc'ed (outputs_free).
+static TensorOut *outputs_of(Source *source, int n)
+{
+    TensorOut *out = xcalloc((size_t)n + 1, sizeof *out);
+    for (int i = 0; i < n; i++) {
+        Source *s = &source[i];
+        const int N = s->p ? s->p->full_N : s->t->full_N, K = s->p ? s->p->full_K : s->t->full_K;
+        const bool vector = s->p ? K == 1 : !s->t->packed;
+        out[i] = (TensorOut){.name = s->p ? s->p->name : xasprintf("base_model.model.%s", s->t->name),
+                             .t = s->dtype,
+                             .ndim = vector ? 1 : 2,
+                             .shape = {N, K},
+                             .read = read_source,
+                             .ctx = s};
+    }
+    return out;
+}
+
+static void outputs_free(TensorOut *out, const Source *source, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (!source[i].p) free((char *)out[i].name);
+    free(out);
+}
+
 static int write_sources(Source *source, int n, const char *state, const char *dir, const char *name)
 {
     char *file = xasprintf("%s/%s", dir, name);
-    TensorOut *out = xcalloc((size_t)n + 1, sizeof *out);
+    TensorOut *out = outputs_of(source, n);
     CkptReader *reader = NULL;
     Weights *base = NULL;
     int status = OK;
@@ -66,35 +91,51 @@ static int write_sources(Source *source, int n, const char *state, const char *d
     if (state) TRY_DONE(weights_open(&base, source->m->base));
     for (int i = 0; i < n; i++) {
         Source *s = &source[i];
-        const int N = s->p ? s->p->full_N : s->t->full_N, K = s->p ? s->p->full_K : s->t->full_K;
-        const bool vector = s->p ? s->p->vec != NULL : !s->t->packed;
         s->state = reader;
         s->base = base;
-        out[i] = (TensorOut){.name = s->p ? s->p->name : xasprintf("base_model.model.%s", s->t->name),
-                             .t = s->dtype,
-                             .ndim = vector ? 1 : 2,
-                             .shape = {N, K},
-                             .read = read_source,
-                             .ctx = s};
         snprintf(s->in_state, sizeof s->in_state, "%s/%s", s->p ? "model" : "adapter", s->p ? s->p->name : s->t->name);
     }
     status = safetensors_write(file, out, n);
 done:
-    for (int i = 0; i < n; i++)
-        if (!source[i].p) free((char *)out[i].name);
-    free(out);
+    outputs_free(out, source, n);
     free(file);
     weights_close(base);
     checkpoint_close(reader);
     return status;
 }
 
+static Source *sources_of_adapter(Model *m)
+{
+    Source *source = xcalloc((size_t)m->n_trained + 1, sizeof *source);
+    for (int i = 0; i < m->n_trained; i++) source[i] = (Source){.m = m, .t = &m->trained[i], .dtype = DT_F32};
+    return source;
+}
+
+static Source *sources_of_model(Model *m, DType t, bool merge)
+{
+    Source *source = xcalloc((size_t)m->n_param + 1, sizeof *source);
+    for (int i = 0; i < m->n_param; i++) source[i] = (Source){.m = m, .p = &m->param[i], .merge = merge, .dtype = t};
+    return source;
+}
+
+uint64_t export_bytes(const Session *s)
+{
+    Model *m = s->model;
+    const bool lora = streq(s->recipe.method, "lora");
+    const int n = lora ? m->n_trained : m->n_param;
+    Source *source = lora ? sources_of_adapter(m) : sources_of_model(m, s->precision, false);
+    TensorOut *out = outputs_of(source, n);
+    const uint64_t bytes = safetensors_bytes(out, n);
+    outputs_free(out, source, n);
+    free(source);
+    return bytes;
+}
+
 // ---- adapter --------------------------------------------------------------------------------------------------------
 int export_adapter(Session *s, const char *state, const char *dir)
 {
     Model *m = s->model;
-    Source *source = xcalloc((size_t)m->n_trained + 1, sizeof *source);
-    for (int i = 0; i < m->n_trained; i++) source[i] = (Source){.m = m, .t = &m->trained[i], .dtype = DT_F32};
+    Source *source = sources_of_adapter(m);
     int status = make_dirs(dir);
     if (status == OK) status = write_sources(source, m->n_trained, state, dir, "adapter_model.safetensors");
     if (status == OK) status = peft_config_write(&s->peft, dir);
@@ -105,8 +146,7 @@ int export_adapter(Session *s, const char *state, const char *dir)
 // ---- model ----------------------------------------------------------------------------------------------------------
 static int write_weights(Model *m, const char *state, const char *dir, DType t, bool merge)
 {
-    Source *source = xcalloc((size_t)m->n_param + 1, sizeof *source);
-    for (int i = 0; i < m->n_param; i++) source[i] = (Source){.m = m, .p = &m->param[i], .merge = merge, .dtype = t};
+    Source *source = sources_of_model(m, t, merge);
     int status = write_sources(source, m->n_param, state, dir, "model.safetensors");
     free(source);
     return status;

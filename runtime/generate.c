@@ -41,17 +41,32 @@ static void engine_close(Engine *e)
     free(e->started);
 }
 
+// Decoding is micro-batches of a prompt, or of a token per slot.
+static int slots_for(int n)
+{
+    return MAX(MIN(n, SLOTS), 1);
+}
+
+size_t generate_bytes(const Model *m, int n, int longest, int max_new)
+{
+    if ((!n && m->zero < 3) || max_new < 1) return 0;
+    const int slots = slots_for(n);
+    const size_t logits = (size_t)slots * (size_t)m->cfg.V * sizeof(float);
+    const bool joined = m->mesh && m->mesh->tensor_size > 1; // the ranks' columns arrive beside
+    return kvcache_bytes(m, slots, longest + max_new) + activations_bytes(m, MAX(longest, slots), slots, false, false) +
+           (joined ? 2 * logits : logits);
+}
+
 static int engine_open(Engine *e, Session *s, const GenerateConfig *c, int slots, int longest_prompt)
 {
     const ModelConfig *m = &s->model->cfg;
     const int capacity = longest_prompt + c->max_new, T = MAX(longest_prompt, slots);
     *e = (Engine){.s = s, .c = c, .slots = slots};
-    size_t n = (size_t)slots, cache = (size_t)m->L * n * (size_t)capacity * 2 * (size_t)(s->model->cut.KV * m->D) *
-                                      dtype_size(s->precision);
+    const size_t n = (size_t)slots;
     if (capacity > s->model->positions)
         return fail(E_INPUT, "generate", "shorten the prompt or lower --max-new",
                     "%d prompt tokens and %d new ones, %d positions", longest_prompt, c->max_new, s->model->positions);
-    TRY(device_arena(&e->cache_arena, s->dev, "cache", cache + n * (size_t)m->V * sizeof(float) + 4096));
+    TRY(device_arena(&e->cache_arena, s->dev, "cache", kvcache_bytes(s->model, slots, capacity) + 4096));
     TRY(kvcache_open(&e->cache, s->model, e->cache_arena, slots, capacity));
     TRY(device_arena(&e->step_arena, s->dev, "step", activations_bytes(s->model, T, slots, false, false) + 4096));
     TRY(activations_open(&e->act, s->model, e->step_arena, T, slots, slots, false, false));
@@ -170,7 +185,7 @@ int generate_all(Session *s, Generation *g, int n, const GenerateConfig *c)
     }
     if ((!n && s->model->zero < 3) || c->max_new < 1) return OK;
     Engine e;
-    TRY_DONE(engine_open(&e, s, c, MAX(MIN(n, SLOTS), 1), longest));
+    TRY_DONE(engine_open(&e, s, c, slots_for(n), longest));
     TRY_DONE(decode_all(&e, g, n));
     status = keep_company(&e);
 done:

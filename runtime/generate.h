@@ -22,5 +22,7 @@ typedef struct GenerateConfig {
     void *ctx;
 } GenerateConfig;
 
+// Bytes that generate_all takes, beside the model, for n prompts of up to `longest` tokens.
+size_t generate_bytes(const Model *m, int n, int longest, int max_new);
 int generate_all(Session *s, Generation *g, int n, const GenerateConfig *c);
 void generations_free(Generation *g, int n); // frees the array too

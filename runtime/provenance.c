@@ -3,10 +3,8 @@
 #include "io/checkpoint.h"
 #include "versions.h"
 #include <dirent.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -71,15 +69,7 @@ static void add_layout(json_t *j, const Session *s)
 // false: it is too large to be read for this, or cannot be read
 static bool digest_file(const char *path, off_t bytes, uint64_t *digest)
 {
-    if (bytes > most_digested) return false;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return false;
-    void *data = bytes ? mmap(NULL, (size_t)bytes, PROT_READ, MAP_PRIVATE, fd, 0) : NULL;
-    close(fd);
-    if (data == MAP_FAILED) return false;
-    *digest = hash64(data, (size_t)bytes, 0);
-    if (data) munmap(data, (size_t)bytes);
-    return true;
+    return bytes <= most_digested && hash64_file(path, digest);
 }
 
 static void add_file(json_t *files, const char *path, const char *name)

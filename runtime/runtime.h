@@ -17,6 +17,8 @@ typedef struct PlanArgs {
     TrainArgs train;
     int ranks;           // 0: 1
     size_t memory_bytes; // 0: this machine's
+    double disk_mbps;    // MB/s; 0: no times are told
+    double net_gbps;     // Gbit/s
     bool json;
 } PlanArgs;
 int run_plan(const PlanArgs *a);

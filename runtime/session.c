@@ -64,7 +64,8 @@ int session_open(Session *s, Comm *world, const Recipe *r)
                           .seed = (uint64_t)r->seed,
                           .mesh = &s->mesh,
                           .zero = (int)r->parallel.zero,
-                          .sequence = r->parallel.sequence};
+                          .sequence = r->parallel.sequence,
+                          .on_paper = s->on_paper && weights_on_paper(r->model)};
     if (checkpoint_is(r->model)) TRY(from_checkpoint_open(s, r->model, r->method));
     TRY(session_tokenizer(s, s->recipe.model));
     if (s->spec.lora) { // the adapter that the checkpoint continues
@@ -121,9 +122,9 @@ int session_dataset(Session *s, Dataset **out, const char *path, const char *key
 {
     const Recipe *r = &s->recipe;
     if (!path || !*path) return fail(E_INPUT, *r->file ? r->file : "recipe", NULL, "%s is not set", key);
-    Weights *w;
+    Weights *w = NULL;
     ModelConfig c;
-    TRY(weights_open(&w, r->model));
+    if (!s->spec.on_paper) TRY(weights_open(&w, r->model));
     int status = model_config_read(&c, r->model, w);
     weights_close(w);
     TRY(status);

@@ -19,6 +19,7 @@ typedef struct Session {
     Arena *run, *step;
     Model *model;
     FromCheckpoint *from; // the model is a run's checkpoint; else NULL
+    bool on_paper;        // set before session_open: a configuration without weights will do, nothing is to be read
 } Session;
 
 // From a recipe: everything but the model (whose memory depends on the data, see session_model).

@@ -111,7 +111,7 @@ static char *state_json(const Trainer *t)
                           "total_steps", (json_int_t)t->total_steps, "data_digest",
                           tmpf("%016llx", (unsigned long long)dataset_digest(t->train)));
     if (streq(r->method, "lora")) json_object_set_new(j, "lora", peft_json(&t->s.peft));
-    json_object_set(j, "provenance", t->provenance);
+    if (t->provenance) json_object_set(j, "provenance", t->provenance);
     char *text = json_dumps(j, JSON_INDENT(1));
     json_decref(j);
     buf_free(&yaml);
@@ -191,6 +191,16 @@ size_t state_snapshot_bytes(const Model *m)
     for (int i = 0; i < m->n_trained; i++)
         bytes += (size_t)rows_to_write(m, &m->trained[i]).rows * (size_t)m->trained[i].K * 3 * sizeof(float);
     return bytes;
+}
+
+int state_bytes(const Trainer *t, uint64_t *bytes)
+{
+    Names s = state_tensors(t->s.model, true);
+    CkptMeta meta = {.step = t->total_steps, .json = state_json(t)};
+    int status = checkpoint_measure(&meta, s.t, s.n, bytes);
+    free(meta.json);
+    names_free(&s);
+    return status;
 }
 
 static int save_async(Trainer *t)

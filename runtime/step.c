@@ -88,7 +88,7 @@ static int micro_steps(Trainer *t, const ObjectiveStep *os, const StepBatches *s
     return OK;
 }
 
-static Traffic traffic_of(const Trainer *t)
+Traffic step_traffic(const Trainer *t)
 {
     Traffic all = mesh_traffic(&t->s.mesh);
     all.tensor = stats_sum(all.tensor, grad_traffic(t->grads));
@@ -113,7 +113,7 @@ int train_step(Trainer *t, StepResult *r)
     const StepBatches *sb;
     int64_t loss = 0;
     StepFault fault = {0};
-    const Traffic before = traffic_of(t);
+    const Traffic before = step_traffic(t);
     double start = now_ms();
     TRY(comm_agree(t->s.mesh.world, loader_next(t->loader, &sb)));
     const ObjectiveStep os = {.trained_tokens = sb->trained_tokens};
@@ -134,6 +134,6 @@ int train_step(Trainer *t, StepResult *r)
     r->tokens = sb->tokens;
     r->trained_tokens = sb->trained_tokens;
     r->step_ms = now_ms() - start;
-    r->traffic = traffic_since(traffic_of(t), &before);
+    r->traffic = traffic_since(step_traffic(t), &before);
     return OK;
 }

@@ -223,14 +223,11 @@ static void trainer_close(Trainer *t)
 {
     saver_close(t);
     loader_close(t->loader);
-    activations_close(t->act);
-    grad_close(t->grads);
+    trainer_close_memory(t);
     rundir_close(t->dir);
     json_decref(t->provenance);
     dataset_close(t->valid);
     dataset_close(t->train);
-    free(t->logp);
-    free(t->weight);
     session_close(&t->s);
 }
 

@@ -37,11 +37,12 @@ LoaderBounds trainer_bounds(const Trainer *t)
     LoaderBounds b = loader_bounds(&t->loader_config);
     if (!t->valid) return b;
     LoaderBounds v = evaluate_bounds(t->valid, (int)t->s.recipe.train.micro_tokens, t->s.recipe.eval.rows, &t->s.mesh);
-    return (LoaderBounds){MAX(b.T, v.T), MAX(b.S, v.S), MAX(b.M, v.M), MAX(b.micros, v.micros)};
+    return (LoaderBounds){MAX(b.T, v.T), MAX(b.S, v.S), MAX(b.M, v.M), MAX(b.micros, v.micros), b.memory + v.memory};
 }
 
-int trainer_gradients(const Trainer *t, Model *m, Arena *run, GradSet **out)
+static int open_gradients(Trainer *t)
 {
+    Model *m = t->s.model;
     const bool shared_heads = m->mesh && m->mesh->tensor_size > m->cfg.KV;
     const GradConfig c = {.device = m->dev,
                           .mesh = m->mesh,
@@ -52,20 +53,60 @@ int trainer_gradients(const Trainer *t, Model *m, Arena *run, GradSet **out)
                           .order_free = t->s.recipe.deterministic,
                           .kv_first = m->cut.kv_first,
                           .kv_ranks = shared_heads ? m->cut.kv_ranks : 0};
-    return grad_open(out, run, &c);
+    return grad_open(&t->grads, t->s.run, &c);
+}
+
+static int open_passes(Trainer *t, const LoaderBounds *b)
+{
+    Session *s = &t->s;
+    TRY(activations_open(&t->act, s->model, s->step, b->T, b->S, b->M, true, s->recipe.train.recompute));
+    t->logp = xcalloc((size_t)b->M, sizeof *t->logp);
+    t->weight = xcalloc((size_t)b->M, sizeof *t->weight);
+    return OK;
+}
+
+static int positions_of(const Trainer *t, const LoaderBounds *b)
+{
+    return t->valid ? evaluate_positions(&t->s.recipe, b->T) : b->T;
+}
+
+int trainer_measure(Trainer *t, const LoaderBounds *b)
+{
+    Session *s = &t->s;
+    size_t bytes;
+    TRY(session_measure(s, positions_of(t, b), true, &bytes, &s->model, &s->run));
+    TRY(open_gradients(t));
+    TRY(arena_open(&s->step, "step", 0, true));
+    return open_passes(t, b);
 }
 
 int trainer_open_memory(Trainer *t)
 {
     Session *s = &t->s;
-    Footprint f;
-    TRY(footprint_measure(t, &f));
-    TRY(session_model(s, f.positions, true, f.gradients));
-    TRY(trainer_gradients(t, s->model, s->run, &t->grads));
-    TRY(device_arena(&s->step, s->dev, "step", f.activations));
-    TRY(activations_open(&t->act, s->model, s->step, f.bounds.T, f.bounds.S, f.bounds.M, true,
-                         s->recipe.train.recompute));
-    t->logp = xcalloc((size_t)f.bounds.M, sizeof *t->logp);
-    t->weight = xcalloc((size_t)f.bounds.M, sizeof *t->weight);
-    return OK;
+    const LoaderBounds b = trainer_bounds(t);
+    int status = trainer_measure(t, &b);
+    const size_t gradients = status == OK ? grad_bytes(t->grads) : 0, step = status == OK ? arena_peak(s->step) : 0;
+    trainer_close_memory(t);
+    TRY(status);
+    TRY(session_model(s, positions_of(t, &b), true, gradients));
+    TRY(open_gradients(t));
+    TRY(device_arena(&s->step, s->dev, "step", step));
+    return open_passes(t, &b);
+}
+
+void trainer_close_memory(Trainer *t)
+{
+    Session *s = &t->s;
+    activations_close(t->act);
+    grad_close(t->grads);
+    model_close(s->model);
+    arena_free(s->step);
+    arena_free(s->run);
+    free(t->logp);
+    free(t->weight);
+    t->act = NULL;
+    t->grads = NULL;
+    s->model = NULL;
+    s->step = s->run = NULL;
+    t->logp = t->weight = NULL;
 }

@@ -37,20 +37,24 @@ typedef struct StepResult {
     Traffic traffic; // of this rank
 } StepResult;
 int train_step(Trainer *t, StepResult *r);
+Traffic step_traffic(const Trainer *t); // of all groups, so far
 
-// ---- plan.c: what a run will hold ----
-typedef struct Footprint {
-    size_t weights, masters, moments, gradients, activations, data, snapshot, program; // bytes of this rank, by class
-    size_t total;
-    LoaderBounds bounds;
-    int positions;
-} Footprint;
-int footprint_measure(Trainer *t, Footprint *out);
-LoaderBounds trainer_bounds(const Trainer *t); // of training and validation together
-
+// ---- trainer.c ----
 int trainer_open_data(Trainer *t, Comm *world, const Recipe *r); // recipe, device, data, schedule
 int trainer_open_memory(Trainer *t);                             // model, gradients, activations
-int trainer_gradients(const Trainer *t, Model *m, Arena *run, GradSet **out);
+LoaderBounds trainer_bounds(const Trainer *t);                   // of training and validation together
+// The same as trainer_open_memory, over measuring arenas: for micro-batches within b, on the device and as the rank that t has now.
+int trainer_measure(Trainer *t, const LoaderBounds *b);
+void trainer_close_memory(Trainer *t);
+
+// ---- footprint.c: what this rank of a run holds, of a trainer that is measured and has made a step ----
+typedef struct Footprint { // bytes
+    size_t program, weights, masters, moments, exchange, gradients, activations, scratch, batches, evaluation, snapshot,
+        comm;
+    size_t total;
+} Footprint;
+// program: what is resident without any of this
+int footprint_read(const Trainer *t, const LoaderBounds *b, size_t program, Footprint *out);
 
 // ---- evaluate.c ----
 // {"name": value, ...} members for metrics.jsonl
@@ -62,5 +66,6 @@ int state_save_due(
     Trainer *t);            // as the recipe says, beside the next steps; fails only when several have failed in a row
 int state_wait(Trainer *t); // for the save under way
 void saver_close(Trainer *t);
-size_t state_snapshot_bytes(const Model *m); // of this rank
+size_t state_snapshot_bytes(const Model *m);        // of this rank
+int state_bytes(const Trainer *t, uint64_t *bytes); // of a checkpoint's files; the model may be measured
 int state_resume(Trainer *t, bool *found);

@@ -133,8 +133,9 @@ int64_t loader_steps_per_epoch(const Dataset *d, int batch); // rows/batch round
 // Dataset row of position i of step `step`: unshuffled (step*batch+i) mod rows; shuffled by a permutation keyed by (seed, epoch)
 int64_t loader_row(const LoaderConfig *c, int64_t step, int i);
 // Upper bounds over the run, for sizing arenas: tokens, sequences, trained tokens of the largest micro-batch, and micro-batches
-// per step
+// per step; memory: of this rank's micro-batches, in all slots of a loader
 typedef struct LoaderBounds {
     int T, S, M, micros;
+    size_t memory;
 } LoaderBounds;
 LoaderBounds loader_bounds(const LoaderConfig *c);

@@ -17,6 +17,7 @@
 #define SHUFFLE_ROUNDS    48
 #define SLOTS             3
 #define SCANNED_POSITIONS ((int64_t)1 << 20) // loader_bounds is exact for runs of up to that many rows
+#define SAMPLED_STEPS     32
 
 // ---- order ----------------------------------------------------------------------------------------------------------
 typedef struct Shuffle {
@@ -135,11 +136,16 @@ static void fill_sequence(Batch *b, const Row *r, uint64_t key)
     b->S++;
 }
 
-static void fill_micro(Batch *b, Arena *a, const LoaderConfig *c, const StepPlan *p, const Micro *micro, int64_t step)
+static int trained_tokens(const LoaderConfig *c, const StepPlan *p, const Micro *micro)
 {
-    size_t T = (size_t)micro->tokens, S = (size_t)micro->rows, M = 0;
-    const int *order = p->pack.order + micro->first;
-    for (size_t s = 0; s < S; s++) M += (size_t)dataset_row(c->data, p->row[order[s]])->trained;
+    int M = 0;
+    for (int s = 0; s < micro->rows; s++) M += dataset_row(c->data, p->row[p->pack.order[micro->first + s]])->trained;
+    return M;
+}
+
+static void carve_micro(Batch *b, Arena *a, const LoaderConfig *c, const StepPlan *p, const Micro *micro)
+{
+    const size_t T = (size_t)micro->tokens, S = (size_t)micro->rows, M = (size_t)trained_tokens(c, p, micro);
     *b = (Batch){.tokens = arena_alloc(a, T * sizeof *b->tokens),
                  .pos = arena_alloc(a, T * sizeof *b->pos),
                  .seq_start = arena_alloc(a, S * sizeof *b->seq_start),
@@ -149,12 +155,24 @@ static void fill_micro(Batch *b, Arena *a, const LoaderConfig *c, const StepPlan
                  .target = arena_alloc(a, M * sizeof *b->target),
                  .row = arena_alloc(a, S * sizeof *b->row),
                  .head_seq = arena_alloc(a, M * sizeof *b->head_seq)};
-    for (size_t s = 0; s < S; s++) {
+}
+
+static void fill_micro(Batch *b, Arena *a, const LoaderConfig *c, const StepPlan *p, const Micro *micro, int64_t step)
+{
+    const int *order = p->pack.order + micro->first;
+    carve_micro(b, a, c, p, micro);
+    for (int s = 0; s < micro->rows; s++) {
         int position = order[s];
         uint64_t name[] = {c->seed, (uint64_t)step, (uint64_t)position};
         b->row[b->S] = p->row[position];
         fill_sequence(b, dataset_row(c->data, p->row[position]), hash64(name, sizeof name, 0));
     }
+}
+
+static void carve_lists(StepBatches *s, Arena *a)
+{
+    s->batch = arena_alloc(a, (size_t)s->n * sizeof *s->batch);
+    s->micro_index = arena_alloc(a, (size_t)s->n * sizeof *s->micro_index);
 }
 
 static void fill_step(StepBatches *out, Arena *a, const LoaderConfig *c, StepPlan *p, int64_t step)
@@ -164,8 +182,7 @@ static void fill_step(StepBatches *out, Arena *a, const LoaderConfig *c, StepPla
     *out = (StepBatches){.step = step, .n_micro = p->pack.n_micro};
     out->n = count_owned(p, c->data_rank);
     for (int r = 0; r < c->data_size; r++) out->n_most = MAX(out->n_most, count_owned(p, r));
-    out->batch = arena_alloc(a, (size_t)out->n * sizeof *out->batch);
-    out->micro_index = arena_alloc(a, (size_t)out->n * sizeof *out->micro_index);
+    carve_lists(out, a);
     for (int m = 0, k = 0; m < p->pack.n_micro; m++) {
         if (p->owner[m] != c->data_rank) continue;
         out->micro_index[k] = m;
@@ -280,17 +297,18 @@ int loader_next(Loader *l, const StepBatches **out)
 }
 
 // ---- bounds ---------------------------------------------------------------------------------------------------------
-static void widen(LoaderBounds *b, const LoaderConfig *c, const StepPlan *p)
+// counter: a measuring arena
+static void widen(LoaderBounds *b, const LoaderConfig *c, const StepPlan *p, Arena *counter)
 {
     b->micros = MAX(b->micros, p->pack.n_micro);
+    arena_reset(counter, 0);
+    carve_lists(&(StepBatches){.n = count_owned(p, c->data_rank)}, counter);
     for (int m = 0; m < p->pack.n_micro; m++) {
         const Micro *micro = &p->pack.micro[m];
-        int M = 0;
-        for (int s = 0; s < micro->rows; s++)
-            M += dataset_row(c->data, p->row[p->pack.order[micro->first + s]])->trained;
         b->T = MAX(b->T, micro->tokens);
         b->S = MAX(b->S, micro->rows);
-        b->M = MAX(b->M, M);
+        b->M = MAX(b->M, trained_tokens(c, p, micro));
+        if (p->owner[m] == c->data_rank) carve_micro(&(Batch){0}, counter, c, p, micro);
     }
 }
 
@@ -310,16 +328,23 @@ static LoaderBounds loose_bounds(const LoaderConfig *c)
     return (LoaderBounds){.T = (int)MIN((int64_t)T, (int64_t)S * longest), .S = S, .M = (int)M, .micros = c->batch};
 }
 
+// The memory of a long run is that of its first steps: nothing is laid out by it.
 LoaderBounds loader_bounds(const LoaderConfig *c)
 {
+    const bool all = c->steps <= SCANNED_POSITIONS / c->batch;
     LoaderBounds b = {0};
-    if (c->steps > SCANNED_POSITIONS / c->batch) return loose_bounds(c);
+    Arena *counter;
     StepPlan p;
+    if (arena_open(&counter, "loader", 0, true) < 0) return loose_bounds(c);
     plan_init(&p, c->batch);
-    for (int64_t step = 0; step < c->steps; step++) {
+    for (int64_t step = 0; step < (all ? c->steps : MIN(c->steps, SAMPLED_STEPS)); step++) {
         plan_step(&p, c, step);
-        widen(&b, c, &p);
+        widen(&b, c, &p, counter);
     }
+    const size_t memory = (size_t)MIN(SLOTS, c->steps) * arena_resident(slot_bytes(c), arena_peak(counter));
+    if (!all) b = loose_bounds(c);
+    b.memory = memory;
     plan_free(&p);
+    arena_free(counter);
     return b;
 }

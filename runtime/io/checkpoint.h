@@ -23,6 +23,8 @@ char *checkpoint_path(const char *output, int64_t step); // OUTPUT/checkpoints/s
 // Collective. The ranks' parts of a tensor must make it up without gaps or overlaps (E_FAILED otherwise); all ranks list the same
 // tensors in the same order. Ends published on all ranks or on none, with the same status on all. Keeps the newest `keep` (0: all) that verify.
 int checkpoint_save(Comm *c, const char *output, const CkptMeta *meta, const CkptTensor *t, int n, int keep);
+// Without a rank or a disk: bytes of the files that a checkpoint with such tensors has (data is not looked at).
+int checkpoint_measure(const CkptMeta *meta, const CkptTensor *t, int n, uint64_t *bytes);
 // Collective. Finds the newest step directory all of whose digests match, each rank comparing its share (damaged ones are skipped with
 // a warning that says what is wrong); *step = -1 when there is none. dir (malloc'ed) on every rank.
 int checkpoint_find(Comm *c, const char *output, int64_t *step, char **dir);

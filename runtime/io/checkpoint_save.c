@@ -197,17 +197,17 @@ static int reserve(const char *path)
     return status;
 }
 
-// Rank 0: the whole file but the data. offsets (n): where each dataset's bytes lie.
-static int lay_out(const Save *s, int64_t *offsets)
+// Rank 0: the whole file but the data. how: the file is to be new, or is replaced. offsets (n): where each dataset's bytes lie.
+static int lay_out(const Save *s, unsigned how, int64_t *offsets)
 {
-    hid_t access = ckpt_plain_access(), file = H5Fcreate(s->file, H5F_ACC_EXCL, H5P_DEFAULT, access);
+    hid_t access = ckpt_plain_access(), file = H5Fcreate(s->file, how, H5P_DEFAULT, access);
     int status = file < 0 ? ckpt_h5_fail(s->file, "cannot create") : OK;
     H5Pclose(access);
     TRY(status);
     status = write_attributes(s, file);
     for (int i = 0; i < s->n && status == OK; i++) status = create_set(file, &s->tensors[i], &offsets[i]);
     if (H5Fclose(file) < 0 && status == OK) status = ckpt_h5_fail(s->file, "cannot write");
-    return status == OK ? reserve(s->file) : status;
+    return status;
 }
 
 static void place_tensors(Save *s, const int64_t *offsets)
@@ -228,7 +228,8 @@ static int create_state(Save *s)
     bool first = comm_rank(s->comm) == 0;
     int64_t *offsets = xcalloc((size_t)s->n, sizeof *offsets);
     int status = first ? prepare(s) : OK;
-    if (first && status == OK) status = lay_out(s, offsets);
+    if (first && status == OK) status = lay_out(s, H5F_ACC_EXCL, offsets);
+    if (first && status == OK) status = reserve(s->file);
     status = comm_agree(s->comm, status);
     if (status == OK) status = comm_broadcast(s->comm, offsets, (size_t)s->n, DT_I64, 0);
     if (status == OK) place_tensors(s, offsets);
@@ -387,18 +388,23 @@ static int check_parts(const Save *s)
     return comm_agree(s->comm, status);
 }
 
-// Rank 0's text becomes the last dataset; the others need its size to create it with.
-static int add_meta(Save *s, const CkptMeta *meta)
+static void set_meta(Save *s, const CkptMeta *meta, int64_t bytes, bool writes)
 {
-    int64_t bytes = (int64_t)strlen(meta->json);
-    TRY(comm_broadcast(s->comm, &bytes, 1, DT_I64, 0));
-    bool writes = comm_rank(s->comm) == 0;
     s->tensors[s->n - 1] = (CkptTensor){.name = MANIFEST_META,
                                         .t = DT_U8,
                                         .shape = {bytes, 1},
                                         .rows = writes ? bytes : 0,
                                         .cols = 1,
                                         .data = meta->json};
+}
+
+// Rank 0's text becomes the last dataset; the others need its size to create it with.
+static int add_meta(Save *s, const CkptMeta *meta)
+{
+    int64_t bytes = (int64_t)strlen(meta->json);
+    TRY(comm_broadcast(s->comm, &bytes, 1, DT_I64, 0));
+    bool writes = comm_rank(s->comm) == 0;
+    set_meta(s, meta, bytes, writes);
     for (int i = 0; i < s->n; i++) ckpt_check_part(&s->tensors[i]);
     return OK;
 }
@@ -451,6 +457,47 @@ int checkpoint_save(Comm *c, const char *output, const CkptMeta *meta, const Ckp
     int status = save_phases(&s, meta);
     if (watched) deadline_stop(&deadline);
     if (comm_rank(c) == 0) tidy(&s, status, keep);
+    save_free(&s);
+    return status;
+}
+
+// ---- how large ----------------------------------------------------------------------------------------------
+// The file is laid out for a moment where the places of its data stay holes: in memory, if there is such a directory.
+static int measure(Save *s, uint64_t *bytes)
+{
+    struct stat st;
+    Buf text = {0};
+    int64_t *offsets = xcalloc((size_t)s->n, sizeof *offsets);
+    s->file = xasprintf("%s/attune-plan-XXXXXX", path_is_dir("/dev/shm") ? "/dev/shm" : "/tmp");
+    int status = OK, fd = mkstemp(s->file);
+    if (fd < 0) {
+        status = fail_errno(s->file, "cannot create");
+        goto done;
+    }
+    TRY_DONE(lay_out(s, H5F_ACC_TRUNC, offsets));
+    if (fstat(fd, &st) < 0) {
+        status = fail_errno(s->file, "cannot stat");
+        goto done;
+    }
+    place_tensors(s, offsets);
+    s->manifest.file_bytes = (uint64_t)st.st_size;
+    manifest_cut(&s->manifest);
+    manifest_print(&s->manifest, &text);
+    *bytes = s->manifest.file_bytes + text.len;
+done:
+    if (fd >= 0) unlink(s->file);
+    if (fd >= 0) close(fd);
+    buf_free(&text);
+    free(offsets);
+    return status;
+}
+
+int checkpoint_measure(const CkptMeta *meta, const CkptTensor *t, int n, uint64_t *bytes)
+{
+    Save s;
+    save_init(&s, NULL, "", meta, t, n);
+    set_meta(&s, meta, (int64_t)strlen(meta->json), true);
+    int status = measure(&s, bytes);
     save_free(&s);
     return status;
 }

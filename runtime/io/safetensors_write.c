@@ -94,11 +94,29 @@ done:
     return status;
 }
 
-int safetensors_write(const char *path, const TensorOut *tensors, int n)
+static const TensorOut **in_order(const TensorOut *tensors, int n)
 {
     const TensorOut **order = xmalloc(sizeof *order * (size_t)MAX(n, 1));
     for (int i = 0; i < n; i++) order[i] = &tensors[i];
     if (n) qsort(order, (size_t)n, sizeof *order, compare_tensors);
+    return order;
+}
+
+uint64_t safetensors_bytes(const TensorOut *tensors, int n)
+{
+    const TensorOut **order = in_order(tensors, n);
+    Buf header = {0};
+    put_header(&header, order, n);
+    uint64_t bytes = header.len;
+    for (int i = 0; i < n; i++) bytes += row_bytes(order[i]) * (uint64_t)row_count(order[i]);
+    buf_free(&header);
+    free(order);
+    return bytes;
+}
+
+int safetensors_write(const char *path, const TensorOut *tensors, int n)
+{
+    const TensorOut **order = in_order(tensors, n);
     char *beside = xasprintf("%s.tmp-%ld", path, (long)getpid());
     int status, fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     status = fd < 0 ? fail_errno(path, "cannot create") : write_file(fd, path, order, n);

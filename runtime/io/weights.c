@@ -119,6 +119,15 @@ static int open_dir(Weights *w, const char *dir)
                 "no model.safetensors in it");
 }
 
+bool weights_on_paper(const char *path)
+{
+    static const char *const kinds[] = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+                                        "pytorch_model.bin.index.json"};
+    for (size_t i = 0; i < COUNT_OF(kinds); i++)
+        if (holds(path, kinds[i])) return false;
+    return holds(path, "config.json");
+}
+
 static int index_names(Weights *w)
 {
     NameRef *ref = xmalloc((size_t)MAX(w->n, 1) * sizeof *ref);

@@ -17,6 +17,8 @@ typedef struct Weights Weights;
 // Everything is validated here: offsets, shapes, overlaps, counts, truncation. E_INPUT names the file and the tensor.
 int weights_open(Weights **out, const char *path);
 void weights_close(Weights *w);
+// A model on paper: a directory with a config.json and no weights.
+bool weights_on_paper(const char *path);
 int weights_count(const Weights *w);
 const TensorInfo *weights_info(const Weights *w, int i);
 int weights_find(const Weights *w, const char *hf_name); // index or -1
@@ -44,3 +46,4 @@ typedef struct TensorOut {
 // One file, atomically (beside, fsync, rename); header {"__metadata__":{"format":"pt"}}, tensors in the library's order: byte for
 // byte what Hugging Face writes. On an error nothing is left behind, and a file that was there before is untouched.
 int safetensors_write(const char *path, const TensorOut *tensors, int n);
+uint64_t safetensors_bytes(const TensorOut *tensors, int n); // of that file

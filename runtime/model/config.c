@@ -187,9 +187,14 @@ failed:
     return NULL;
 }
 
+static bool is_gguf(const Weights *w)
+{
+    return w && weights_is_gguf(w);
+}
+
 json_t *model_config_json(const char *path, const Weights *w)
 {
-    if (weights_is_gguf(w)) return gguf_config(path, w);
+    if (is_gguf(w)) return gguf_config(path, w);
     const char *file = tmpf("%s/config.json", path);
     char *text;
     size_t bytes;
@@ -234,7 +239,7 @@ int model_config_read(ModelConfig *out, const char *path, const Weights *w)
     memset(out, 0, sizeof *out);
     json_t *config = model_config_json(path, w);
     if (!config) return error_last()->code ? error_last()->code : fail(E_INPUT, path, NULL, "no configuration");
-    const char *place = weights_is_gguf(w) ? path : tmpf("%s/config.json", path);
+    const char *place = is_gguf(w) ? path : tmpf("%s/config.json", path);
     const Family *f = family_find(config);
     int status;
     if (!f) {
@@ -245,7 +250,7 @@ int model_config_read(ModelConfig *out, const char *path, const Weights *w)
     } else {
         snprintf(out->family, sizeof out->family, "%s", f->name);
         status = f->configure(out, config, place);
-        if (status == OK && !weights_is_gguf(w)) generation_ids(out, path);
+        if (status == OK && !is_gguf(w)) generation_ids(out, path);
     }
     json_decref(config);
     return status;

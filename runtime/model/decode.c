@@ -30,6 +30,17 @@ int kvcache_open(KvCache **out, Model *m, Arena *run, int slots, int capacity)
     return OK;
 }
 
+size_t kvcache_bytes(const Model *m, int slots, int capacity)
+{
+    Arena *counter;
+    KvCache *k;
+    if (arena_open(&counter, "cache", 0, true) < 0) return 0;
+    size_t bytes = kvcache_open(&k, (Model *)m, counter, slots, capacity) == OK ? arena_peak(counter) : 0;
+    kvcache_close(k);
+    arena_free(counter);
+    return bytes;
+}
+
 void kvcache_close(KvCache *k)
 {
     if (!k) return;

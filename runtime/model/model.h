@@ -34,7 +34,8 @@ typedef struct Family {
     int (*configure)(ModelConfig *c, const json_t *config, const char *place);
 } Family;
 
-// Reads config.json of a directory, or the keys of a GGUF file brought into config.json's form. Every field is range-checked.
+// Reads config.json of a directory (w may be NULL), or the keys of a GGUF file brought into config.json's form. Every field is
+// range-checked.
 int model_config_read(ModelConfig *out, const char *path, const Weights *w);
 json_t *model_config_json(const char *path,
                           const Weights *w); // the (equivalent) config.json; new reference, NULL on error
@@ -130,6 +131,7 @@ typedef struct TrainSpec {
     const char *adapter_dir; // where its values come from; NULL: initialised from seed
     uint64_t seed;
     bool optimizer;   // allocate m and v
+    bool on_paper;    // the path has a configuration and no weights: for measuring arenas only
     const Mesh *mesh; // the caller's, longer-lived than the model; NULL: one rank
     int zero;         // ZeRO stage over the mesh's data ranks
     bool sequence;    // sequence parallelism over the mesh's tensor ranks
@@ -140,7 +142,8 @@ typedef struct TrainSpec {
 int model_open(Model **out, Device *d, DType t, Arena *run, const char *path, int positions, const TrainSpec *spec);
 void model_close(Model *m); // not the arena
 Param *model_head(Model *m);
-int64_t model_params(const Model *m); // of the base
+int64_t model_params(const Model *m);        // of the base
+size_t model_exchange_bytes(const Model *m); // ZeRO's buffers, through which updates and the layers' weights pass
 int64_t model_trained_params(const Model *m);
 int model_tokens_check(const Model *m, int tokenizer_vocab,
                        const char *place); // E_INPUT when ids could exceed the embedding
@@ -182,6 +185,7 @@ int decoder_backward(Activations *a, GradSet *g);
 
 // ---- generation -----------------------------------------------------------------------------------------------------
 typedef struct KvCache KvCache; // (L) x (slots x capacity) rows of [k | v]
+size_t kvcache_bytes(const Model *m, int slots, int capacity);
 int kvcache_open(KvCache **out, Model *m, Arena *run, int slots, int capacity);
 void kvcache_close(KvCache *c);
 // Appends, for each of n sequences, count[i] tokens to cache slot slot[i] (positions follow on) and gives the logits after

@@ -19,7 +19,8 @@ struct Zero {
     Units trained; // over Model.trained
     Piece *piece;  // scratch: of the unit under way
     size_t *start;
-    void *rows; // scratch: a chunk of a unit, as values of the compute type or f32
+    void *rows;   // scratch: a chunk of a unit, as values of the compute type or f32
+    size_t bytes; // of all buffers here
 
     // stage 3: a layer's matrices, the same in every layer
     Units layer;
@@ -73,6 +74,10 @@ static void open_slots(struct Zero *z)
             at = at ? at + bytes : NULL;
         }
     }
+}
+
+static void open_shards(Model *m)
+{
     for (int i = 0; i < m->n_param; i++) {
         Param *p = &m->param[i];
         const Rows part = part_rows(p->N, zero_part(m), zero_parts(m));
@@ -89,9 +94,11 @@ int zero_open(Model *m)
     units_open(&z->trained, m->shard, m->n_trained, m->n_units, zero_parts(m));
     z->piece = xcalloc((size_t)z->trained.most * (size_t)zero_parts(m) + 1, sizeof *z->piece);
     z->start = xcalloc((size_t)zero_parts(m) + 1, sizeof *z->start);
-    const size_t vectors = unit_elements(&z->trained, m->unit_vectors) * sizeof(float);
+    const size_t vectors = unit_elements(&z->trained, m->unit_vectors) * sizeof(float), mark = arena_mark(m->run);
     z->rows = arena_alloc(m->run, MAX(units_largest(&z->trained) * dtype_size(m->t), vectors));
     if (m->zero == 3) open_slots(z);
+    z->bytes = arena_mark(m->run) - mark;
+    if (m->zero == 3) open_shards(m);
     return OK;
 }
 
@@ -109,6 +116,11 @@ void zero_close(Model *m)
     free(z->layer_start);
     free(z);
     m->z = NULL;
+}
+
+size_t model_exchange_bytes(const Model *m)
+{
+    return m->z ? m->z->bytes : 0;
 }
 
 // ---- after the optimizer --------------------------------------------------------------------------------------------
