@@ -202,7 +202,7 @@ static size_t slot_bytes(const LoaderConfig *c)
     size_t batch = (size_t)c->batch, passes = batch / (size_t)dataset_rows(c->data) + 2;
     size_t tokens = MIN(batch * (size_t)s.longest, passes * (size_t)s.tokens);
     size_t per_token = 2 * sizeof(int32_t) + sizeof(uint64_t) + 3 * sizeof(int32_t);
-    size_t per_row = 2 * sizeof(int32_t) + sizeof(int64_t) + sizeof(Batch) + sizeof(int) + 9 * 64;
+    size_t per_row = 2 * sizeof(int32_t) + sizeof(int64_t) + sizeof(Batch) + sizeof(int) + 9 * ARENA_ALIGN;
     return tokens * per_token + batch * per_row + 4096;
 }
 

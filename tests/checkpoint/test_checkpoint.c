@@ -123,6 +123,24 @@ static int count_tensor(void *ctx, const CkptTensor *t)
     return *found < 100 ? OK : E_FAILED;
 }
 
+// What a checkpoint takes is known before there is one, to the byte, but for what its description will tell.
+static void test_measured(void **state)
+{
+    (void)state;
+    Case k;
+    CkptMeta meta = {.step = 1, .json = (char *)"{\"recipe\": \"text\"}"};
+    struct stat file, manifest;
+    uint64_t bytes = 0;
+    case_open(&k, -1, rank, size);
+    assert_int_equal(checkpoint_measure(&meta, k.tensors, CASE_TENSORS, &bytes), OK);
+    case_close(&k);
+    assert_string_equal(listing(), "");
+    assert_int_equal(save(1, 0), OK);
+    assert_int_equal(stat(in_output("step-00000001/state.h5"), &file), 0);
+    assert_int_equal(stat(in_output("step-00000001/MANIFEST"), &manifest), 0);
+    assert_int_equal(bytes, file.st_size + manifest.st_size);
+}
+
 static void test_list(void **state)
 {
     (void)state;
@@ -726,6 +744,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         IN_OUTPUT(test_nothing_yet),
         IN_OUTPUT(test_save_and_load),
+        IN_OUTPUT(test_measured),
         IN_OUTPUT(test_list),
         IN_OUTPUT(test_random_grids),
         IN_OUTPUT(test_parts_that_do_not_fit_together),

@@ -109,6 +109,19 @@ static bool same_batch(const Batch *a, const Batch *b)
            !memcmp(a->head_row, b->head_row, (size_t)a->M * 4);
 }
 
+// Of the arrays of a step's micro-batches, as an arena gives them.
+static size_t bytes_of(const StepBatches *sb)
+{
+    size_t bytes =
+        ROUND_UP((size_t)sb->n * sizeof(Batch), ARENA_ALIGN) + ROUND_UP((size_t)sb->n * sizeof(int), ARENA_ALIGN);
+    for (int m = 0; m < sb->n; m++) {
+        const size_t T = (size_t)sb->batch[m].T, S = (size_t)sb->batch[m].S, M = (size_t)sb->batch[m].M;
+        bytes += 2 * ROUND_UP(4 * T, ARENA_ALIGN) + ROUND_UP(8 * T, ARENA_ALIGN) + 2 * ROUND_UP(4 * S, ARENA_ALIGN) +
+                 ROUND_UP(8 * S, ARENA_ALIGN) + 3 * ROUND_UP(4 * M, ARENA_ALIGN);
+    }
+    return bytes;
+}
+
 // N ranks together have exactly the micro-batches of one rank, bit for bit, and agree on the step's sums.
 static void ranks_share_the_step(void **state)
 {
@@ -118,6 +131,7 @@ static void ranks_share_the_step(void **state)
         bool pack, shuffle;
     } cases[] = {{40, 16, 64, true, true},
                  {40, 16, 64, false, true},
+                 {90, 90, 64, false, true},
                  {3, 8, 100, true, false},
                  {5, 2, 4096, true, true},
                  {60, 33, 51, true, false}};
@@ -142,6 +156,7 @@ static void ranks_share_the_step(void **state)
                 assert_int_equal(whole->step, step);
                 assert_int_equal(whole->n, whole->n_micro);
                 reached.micros = MAX(reached.micros, whole->n_micro);
+                reached.memory = MAX(reached.memory, bytes_of(whole));
                 for (int m = 0; m < whole->n; m++) {
                     const Batch *b = &whole->batch[m];
                     assert_int_equal(whole->micro_index[m], m);
@@ -170,7 +185,10 @@ static void ranks_share_the_step(void **state)
             loader_close(one);
             for (int r = 0; r < ranks; r++) loader_close(many[r]);
         }
+        reached.memory = 3 * ROUND_UP(reached.memory, 4096);   // three slots of whole pages
         assert_memory_equal(&bounds, &reached, sizeof bounds); // exact for short runs
+        c.data_size = 4;
+        assert_true(loader_bounds(&c).memory < bounds.memory || c.batch < 4);
         dataset_close(d);
     }
 }

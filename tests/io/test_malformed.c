@@ -189,6 +189,7 @@ static void test_what_is_no_model(void **state)
         {"many-pickles", "pytorch_model.bin.index.json", "save_pretrained"},
         {"adapter", "adapter_config.json", "a PEFT adapter, not a model"},
         {"other", "readme.txt", "no model.safetensors in it"},
+        {"paper", "config.json", "no model.safetensors in it"},
     };
     for (size_t i = 0; i < COUNT_OF(dirs); i++) {
         char *dir = scratch_path(dirs[i][0]);
@@ -196,6 +197,7 @@ static void test_what_is_no_model(void **state)
         char *file = xasprintf("%s/%s", dirs[i][0], dirs[i][1]);
         scratch_put(file, "", 0);
         assert_refused(dirs[i][0], dirs[i][2]);
+        assert_int_equal(weights_on_paper(dir), streq(dirs[i][0], "paper"));
         free(file);
         free(dir);
     }

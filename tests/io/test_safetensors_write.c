@@ -65,6 +65,7 @@ static void test_bytes_of_the_library(void **state)
     assert_int_equal(file_read(GOLDEN "written.safetensors", 1 << 20, &want, &want_bytes), OK);
     assert_int_equal(got_bytes, want_bytes);
     assert_memory_equal(got, want, want_bytes);
+    assert_int_equal(safetensors_bytes(tensors, (int)COUNT_OF(tensors)), want_bytes);
     free(got);
     free(want);
     free(path);
