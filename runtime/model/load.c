@@ -231,7 +231,8 @@ static int store_part(Model *m, void *part, DType t, int K, Rows to, int skip, c
 int param_store(Model *m, Param *p, int row0, int rows, const void *src, DType src_t, int64_t ld)
 {
     int skip;
-    if (p->adapter && !m->layer[p->layer].norms_old) m->layer[p->layer].norms_old = true;
+    if (p->adapter && p->adapter->dora && !m->layer[p->layer].norms_old)
+        m->layer[p->layer].norms_old = true; // it is already while threads read the weights
     if (p->vec) {
         ASSERT(src_t == DT_F32 && ld == 1);
         return m->dev->upload(m->dev, p->vec + row0, src, (size_t)rows * sizeof(float));
