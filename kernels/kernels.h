@@ -68,9 +68,6 @@ typedef struct LowRank {
     const Packed *w; // forward: B (N,R).  backward: A (R,K)
 } LowRank;
 
-// Fractional bits of order-free sums (fix_add, fix_read): 2^-44 = 5.7e-14 apart, up to ±5.2e5.
-enum { GRAD_FIX_BITS = 44 };
-
 typedef struct Device Device;
 
 typedef struct OpTable {

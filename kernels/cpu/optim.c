@@ -8,12 +8,11 @@
 //           per element
 //   fix     integers add in any order to the same sum: 2^-44 apart, so that gradients down to 1e-8 keep six
 //   digits, and
-//           2^19 = 524288 is the largest sum. Values of FIX_LIMIT and up are refused.
+//           2^19 = 524288 is the largest sum. Values of GRAD_FIX_LIMIT and up are refused.
 #include "isa_kernels.h"
 #include <math.h>
 
 #define FIX_SCALE ((double)(INT64_C(1) << GRAD_FIX_BITS))
-#define FIX_LIMIT 5.2e5
 
 enum { RUN = 4096 }; // elements that a thread takes at a time
 
@@ -47,8 +46,8 @@ void fix_add_ref(Device *d, int64_t *acc, const float *g, size_t n, int64_t limi
 {
     (void)d;
     for (size_t i = 0; i < n; i++)
-        if (!(fabs((double)g[i]) < FIX_LIMIT) || __builtin_add_overflow(acc[i], llrint(g[i] * FIX_SCALE), &acc[i]) ||
-            acc[i] > limit || acc[i] < -limit)
+        if (!(fabs((double)g[i]) < GRAD_FIX_LIMIT) ||
+            __builtin_add_overflow(acc[i], llrint(g[i] * FIX_SCALE), &acc[i]) || acc[i] > limit || acc[i] < -limit)
             *overflow = 1;
 }
 

@@ -1,10 +1,14 @@
 // cuda_kernels: the launchers of the CUDA device, one per kernel or small chain of kernels; ops.def says what each op computes.
-// Plain C, so that device code stays in the .cu files. Pointers are device memory, 16-byte aligned where a row is read in one
-// piece; work is put on `stream` and errors are left for cudaGetLastError. t: DT_F32 or DT_BF16.
+// Plain C, so that device code stays in the .cu files. t: DT_F32 or DT_BF16. Weights are rows of K elements, one after another.
+//
+// Pointers are device memory of any alignment; 16 bytes, with rows of a multiple of 16 bytes, is what is fast. Bits depend on
+// shapes and on that. Work is put on `stream` and errors are left for cudaGetLastError. `scratch`: as many bytes as NAME_scratch
+// says, 16-byte aligned, undefined before and after; it belongs to the call until `stream` has come past it.
 #pragma once
 #include "dtype.h"
 #include <cuda_runtime.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -12,8 +16,60 @@ extern "C" {
 #endif
 
 // ---- elementwise.cu ----
+void cuda_embed_fwd(DType t, void *x, DType table_t, const void *table, const int32_t *tokens, float scale, int V,
+                    int C, int T, cudaStream_t stream);
+void cuda_embed_bwd(DType t, float *dtable, const void *dx, const int32_t *tokens, float scale, int V, int C, int T,
+                    cudaStream_t stream);
+void cuda_rope(DType t, void *x, int64_t ldx, const float *cos, const float *sin, const int32_t *pos, int heads, int D,
+               int rot, bool inverse, int T, cudaStream_t stream);
+void cuda_swiglu_fwd(DType t, void *a, const void *gu, int F, int T, cudaStream_t stream);
+void cuda_swiglu_bwd(DType t, void *dgu, void *a, const void *da, const void *gu, int F, int T, cudaStream_t stream);
+void cuda_gather_rows(DType t, void *y, const void *x, const int32_t *idx, int C, int rows, cudaStream_t stream);
+size_t cuda_scatter_rows_scratch(int T);
+void cuda_scatter_rows(DType t, void *x, const void *y, const int32_t *idx, int C, int rows, int T, void *scratch,
+                       cudaStream_t stream);
+void cuda_dropout(DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const uint64_t *row_key,
+                  uint64_t philox_stream, float p, bool accumulate, int64_t c0, int C, int T, cudaStream_t stream);
+// F32, BF16 and F16 in any direction; the same type of any kind is copied.
+void cuda_convert(void *dst, DType dst_t, const void *src, DType src_t, size_t n, cudaStream_t stream);
+// The same of a matrix with row strides: what linear_pack and linear_unpack do
+void cuda_convert_rows(void *dst, DType dst_t, int64_t ld_dst, const void *src, DType src_t, int64_t ld_src,
+                       int64_t width, int64_t rows, cudaStream_t stream);
+
+// ---- norm.cu ----
 void cuda_rmsnorm_fwd(DType t, void *y, float *rstd, const void *x, const float *w, float w_offset, float eps, int C,
                       int T, cudaStream_t stream);
+size_t cuda_rmsnorm_bwd_scratch(int C, int T); // for dw; 16-byte aligned
+void cuda_rmsnorm_bwd(DType t, void *dx, float *dw, const void *dy, const void *x, const float *rstd, const float *w,
+                      float w_offset, bool accumulate, int C, int T, void *scratch, cudaStream_t stream);
+
+// ---- columns.cu ----
+size_t cuda_column_sums_scratch(int N, int T); // of bias_grad, and of scale_cols_bwd with dm
+void cuda_bias_grad(DType t, float *db, const void *dy, int64_t lddy, int N, bool accumulate, int T, void *scratch,
+                    cudaStream_t stream);
+
+// ---- dora.cu ----
+// gain NULL: ones, so that this adds a bias and a residual to a product
+void cuda_scale_cols(DType t, void *y, int64_t ldy, const void *u, int64_t ldu, const float *gain, const float *bias,
+                     const void *residual, int N, int T, cudaStream_t stream);
+void cuda_scale_cols_bwd(DType t, void *du, int64_t lddu, float *dm, const void *dy, int64_t lddy, const void *u,
+                         int64_t ldu, const float *gain, const float *inv_norm, bool accumulate, int N, int T,
+                         void *scratch, cudaStream_t stream);
+// Products in f32 whatever the operands' types
+size_t cuda_lora_row_squares_scratch(int N, int K);
+void cuda_lora_row_squares(float *out, DType w_t, const void *w, DType a_t, const void *a, DType b_t, const void *b,
+                           float scale, int N, int K, int R, void *scratch, cudaStream_t stream);
+
+// ---- optim.cu ----
+void cuda_adamw(float *p, float *m, float *v, const float *g, float g_scale, float lr, float beta1, float beta2,
+                float eps, float wd, int64_t step, size_t n, cudaStream_t stream);
+size_t cuda_row_squares_scratch(int64_t rows, int64_t K);
+// out is device memory
+void cuda_row_squares(double *out, const float *x, int64_t rows, int64_t K, void *scratch, cudaStream_t stream);
+// overflow is device memory: it becomes 1 or stays
+void cuda_fix_add(int64_t *acc, const float *g, size_t n, int64_t limit, int *overflow, cudaStream_t stream);
+void cuda_acc_add(void *acc, const void *x, DType t, size_t n, cudaStream_t stream);
+void cuda_fix_read(float *g, const int64_t *acc, size_t n, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -161,7 +161,7 @@ DEVICE float to_f32(float x)
 }
 DEVICE float to_f32(bf16 x)
 {
-    return __bfloat162float(x);
+    return __uint_as_float((uint32_t)__bfloat16_as_ushort(x) << 16);
 }
 template <typename T> DEVICE T from_f32(float x);
 template <> DEVICE float from_f32<float>(float x)

@@ -12,12 +12,23 @@
 // ---- devices --------------------------------------------------------------------------------------------
 // Instruction sets to test, best first; those that the machine lacks fall back to one that it has, and are
 // skipped.
-static const char *const kernel_isas[] = {"avx512-bf16", "avx2", "generic"};
+//
+// With KERNEL_TEST_DEVICES, the tests run over another device in the place of "cpu": a header that defines KERNEL_ISAS, names to stand
+// for instruction sets, and what opens by such a name (kernel_order_open) and for so many threads (kernel_threads_open).
+#ifdef KERNEL_TEST_DEVICES
+#include KERNEL_TEST_DEVICES
+#else
+#define KERNEL_ISAS "avx512-bf16", "avx2", "generic"
+#endif
+static const char *const kernel_isas[] = {KERNEL_ISAS};
 static const DType kernel_types[] = {DT_F32, DT_BF16};
 
 static inline Device *open_threads(const char *name, int threads)
 {
     Device *d;
+#ifdef KERNEL_TEST_DEVICES
+    if (streq(name, "cpu") && kernel_threads_open(&d, threads) == OK) return d;
+#endif
     if (device_open(&d, &(DeviceConfig){.name = name, .threads = threads}) != OK)
         fail_msg("%s: %s", name, error_last()->what);
     return d;
@@ -26,10 +37,15 @@ static inline Device *open_threads(const char *name, int threads)
 // The tuned device held to an instruction set; NULL when the machine has not got it.
 static inline Device *open_isa(const char *isa, int threads)
 {
+#ifdef KERNEL_TEST_DEVICES
+    Device *d;
+    return (void)threads, kernel_order_open(&d, isa) == OK ? d : NULL;
+#else
     setenv("ATTUNE_ISA", isa, 1);
     Device *d = streq(cpu_isa(), isa) ? open_threads("cpu", threads) : NULL;
     unsetenv("ATTUNE_ISA");
     return d;
+#endif
 }
 
 // ---- operands -------------------------------------------------------------------------------------------

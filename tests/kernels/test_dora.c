@@ -284,9 +284,8 @@ static void layers(void **state)
     (void)state;
     for (size_t i = 0; i < COUNT_OF(kernel_isas) + 1; i++) {
         Device *d = i < COUNT_OF(kernel_isas) ? open_isa(kernel_isas[i], 2) : open_threads("cpu-ref", 1);
-        if (!d) continue;
-        expect_layer_formula(d);
-        expect_layer_gradients(d);
+        if (d && d->op.linear_fwd) expect_layer_formula(d);
+        if (d && d->op.linear_fwd) expect_layer_gradients(d);
         device_close(d);
     }
 }

@@ -1,0 +1,333 @@
+// Each op of ops.def that there is a launcher for: operands into device memory, the launcher, and back.
+#include "kernel_device.h"
+#include "cuda_kernels.h"
+#include "staging.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define BEGIN(name)                                                                                                    \
+    Staging s;                                                                                                         \
+    staging_begin(&s, d, name)
+#define IN(p, bytes)    const void *p##_d = staging_in(&s, #p, p, bytes)
+#define INOUT(p, bytes) void *p##_d = staging_inout(&s, #p, p, bytes)
+#define FLOATS(n)       (sizeof(float) * (size_t)(n))
+
+static size_t rows_bytes(DType t, int64_t width, int64_t rows)
+{
+    return matrix_bytes(t, width, width, rows);
+}
+
+static int64_t most(const int32_t *v, int n) // their largest + 1
+{
+    int64_t m = 0;
+    for (int i = 0; i < n; i++) m = MAX(m, (int64_t)v[i] + 1);
+    return m;
+}
+
+// ---- linear ----
+static size_t device_packed_bytes(const Device *d, DType t, int N, int K)
+{
+    (void)d;
+    return rows_bytes(t, K, N);
+}
+
+static void *row_of(const Packed *w, void *data, int n)
+{
+    return (char *)data + rows_bytes(w->t, w->K, n);
+}
+
+static void pack(Device *d, Packed *w, int n0, int rows, const void *src, DType src_t, int64_t ld)
+{
+    BEGIN("linear_pack");
+    void *data = w->data;
+    IN(src, matrix_bytes(src_t, ld, w->K, rows));
+    INOUT(data, rows_bytes(w->t, w->K, w->N));
+    cuda_convert_rows(row_of(w, data_d, n0), w->t, w->K, src_d, src_t, ld, w->K, rows, NULL);
+    staging_end(&s);
+}
+
+static void unpack(Device *d, const Packed *w, int n0, int rows, void *dst, DType dst_t, int64_t ld)
+{
+    BEGIN("linear_unpack");
+    const void *data = w->data;
+    IN(data, rows_bytes(w->t, w->K, w->N));
+    INOUT(dst, matrix_bytes(dst_t, ld, w->K, rows));
+    cuda_convert_rows(dst_d, dst_t, ld, row_of(w, (void *)data_d, n0), w->t, w->K, w->K, rows, NULL);
+    staging_end(&s);
+}
+
+static void bias_grad(Device *d, DType t, float *db, const void *dy, int64_t lddy, int N, bool accumulate, int T)
+{
+    BEGIN("bias_grad");
+    INOUT(db, FLOATS(N));
+    IN(dy, matrix_bytes(t, lddy, N, T));
+    cuda_bias_grad(t, db_d, dy_d, lddy, N, accumulate, T, staging_scratch(&s, cuda_column_sums_scratch(N, T)), NULL);
+    staging_end(&s);
+}
+
+// ---- DoRA ----
+static void scale_cols(Device *d, DType t, void *y, int64_t ldy, const void *u, int64_t ldu, const float *gain,
+                       const float *bias, const void *residual, int N, int T)
+{
+    BEGIN("scale_cols");
+    INOUT(y, matrix_bytes(t, ldy, N, T));
+    IN(u, matrix_bytes(t, ldu, N, T));
+    IN(gain, FLOATS(N));
+    IN(bias, FLOATS(N));
+    IN(residual, matrix_bytes(t, ldy, N, T));
+    cuda_scale_cols(t, y_d, ldy, u_d, ldu, gain_d, bias_d, residual_d, N, T, NULL);
+    staging_end(&s);
+}
+
+static void scale_cols_bwd(Device *d, DType t, void *du, int64_t lddu, float *dm, const void *dy, int64_t lddy,
+                           const void *u, int64_t ldu, const float *gain, const float *inv_norm, bool accumulate, int N,
+                           int T)
+{
+    BEGIN("scale_cols_bwd");
+    INOUT(du, matrix_bytes(t, lddu, N, T));
+    INOUT(dm, FLOATS(N));
+    IN(dy, matrix_bytes(t, lddy, N, T));
+    IN(u, matrix_bytes(t, ldu, N, T));
+    IN(gain, FLOATS(N));
+    IN(inv_norm, FLOATS(N));
+    cuda_scale_cols_bwd(t, du_d, lddu, dm_d, dy_d, lddy, u_d, ldu, gain_d, inv_norm_d, accumulate, N, T,
+                        staging_scratch(&s, cuda_column_sums_scratch(N, T)), NULL);
+    staging_end(&s);
+}
+
+static void lora_row_squares(Device *d, DType t, float *out, const Packed *w, const Packed *a, const Packed *b,
+                             float scale)
+{
+    BEGIN("lora_row_squares");
+    (void)t;
+    const void *W = w->data, *A = a->data, *B = b->data;
+    INOUT(out, FLOATS(w->N));
+    IN(W, rows_bytes(w->t, w->K, w->N));
+    IN(A, rows_bytes(a->t, a->K, a->N));
+    IN(B, rows_bytes(b->t, b->K, b->N));
+    cuda_lora_row_squares(out_d, w->t, W_d, a->t, A_d, b->t, B_d, scale, w->N, w->K, a->N,
+                          staging_scratch(&s, cuda_lora_row_squares_scratch(w->N, w->K)), NULL);
+    staging_end(&s);
+}
+
+// ---- elementwise ----
+static void embed_fwd(Device *d, DType t, void *x, const Packed *table, const int32_t *tokens, float scale, int T)
+{
+    BEGIN("embed_fwd");
+    const void *W = table->data;
+    INOUT(x, rows_bytes(t, table->K, T));
+    IN(W, rows_bytes(table->t, table->K, table->N));
+    IN(tokens, rows_bytes(DT_I32, 1, T));
+    cuda_embed_fwd(t, x_d, table->t, W_d, tokens_d, scale, table->N, table->K, T, NULL);
+    staging_end(&s);
+}
+
+static void embed_bwd(Device *d, DType t, float *dtable, const void *dx, const int32_t *tokens, float scale, int V,
+                      int C, int T)
+{
+    BEGIN("embed_bwd");
+    INOUT(dtable, rows_bytes(DT_F32, C, V));
+    IN(dx, rows_bytes(t, C, T));
+    IN(tokens, rows_bytes(DT_I32, 1, T));
+    cuda_embed_bwd(t, dtable_d, dx_d, tokens_d, scale, V, C, T, NULL);
+    staging_end(&s);
+}
+
+static void rmsnorm_fwd(Device *d, DType t, void *y, float *rstd, const void *x, const float *w, float w_offset,
+                        float eps, int C, int T)
+{
+    BEGIN("rmsnorm_fwd");
+    INOUT(y, rows_bytes(t, C, T));
+    INOUT(rstd, FLOATS(T));
+    IN(x, rows_bytes(t, C, T));
+    IN(w, FLOATS(C));
+    cuda_rmsnorm_fwd(t, y_d, rstd_d, x_d, w_d, w_offset, eps, C, T, NULL);
+    staging_end(&s);
+}
+
+static void rmsnorm_bwd(Device *d, DType t, void *dx, float *dw, const void *dy, const void *x, const float *rstd,
+                        const float *w, float w_offset, bool accumulate, int C, int T)
+{
+    BEGIN("rmsnorm_bwd");
+    INOUT(dx, rows_bytes(t, C, T));
+    INOUT(dw, FLOATS(C));
+    IN(dy, rows_bytes(t, C, T));
+    IN(x, rows_bytes(t, C, T));
+    IN(rstd, FLOATS(T));
+    IN(w, FLOATS(C));
+    cuda_rmsnorm_bwd(t, dx_d, dw_d, dy_d, x_d, rstd_d, w_d, w_offset, accumulate, C, T,
+                     dw ? staging_scratch(&s, cuda_rmsnorm_bwd_scratch(C, T)) : NULL, NULL);
+    staging_end(&s);
+}
+
+static void rope(Device *d, DType t, void *x, int64_t ldx, const float *cos, const float *sin, const int32_t *pos,
+                 int heads, int D, int rot, bool inverse, int T)
+{
+    BEGIN("rope");
+    const int64_t positions = most(pos, T);
+    INOUT(x, matrix_bytes(t, ldx, (int64_t)heads * D, T));
+    IN(cos, FLOATS(positions * (rot / 2)));
+    IN(sin, FLOATS(positions * (rot / 2)));
+    IN(pos, rows_bytes(DT_I32, 1, T));
+    cuda_rope(t, x_d, ldx, cos_d, sin_d, pos_d, heads, D, rot, inverse, T, NULL);
+    staging_end(&s);
+}
+
+static void swiglu_fwd(Device *d, DType t, void *a, const void *gu, int F, int T)
+{
+    BEGIN("swiglu_fwd");
+    INOUT(a, rows_bytes(t, F, T));
+    IN(gu, rows_bytes(t, 2 * (int64_t)F, T));
+    cuda_swiglu_fwd(t, a_d, gu_d, F, T, NULL);
+    staging_end(&s);
+}
+
+static void swiglu_bwd(Device *d, DType t, void *dgu, void *a, const void *da, const void *gu, int F, int T)
+{
+    BEGIN("swiglu_bwd");
+    INOUT(dgu, rows_bytes(t, 2 * (int64_t)F, T));
+    INOUT(a, rows_bytes(t, F, T));
+    IN(da, rows_bytes(t, F, T));
+    IN(gu, rows_bytes(t, 2 * (int64_t)F, T));
+    cuda_swiglu_bwd(t, dgu_d, a_d, da_d, gu_d, F, T, NULL);
+    staging_end(&s);
+}
+
+static void gather_rows(Device *d, DType t, void *y, const void *x, const int32_t *idx, int C, int rows)
+{
+    BEGIN("gather_rows");
+    INOUT(y, rows_bytes(t, C, rows));
+    IN(x, rows_bytes(t, C, most(idx, rows)));
+    IN(idx, rows_bytes(DT_I32, 1, rows));
+    cuda_gather_rows(t, y_d, x_d, idx_d, C, rows, NULL);
+    staging_end(&s);
+}
+
+static void scatter_rows(Device *d, DType t, void *x, const void *y, const int32_t *idx, int C, int rows, int T)
+{
+    BEGIN("scatter_rows");
+    INOUT(x, rows_bytes(t, C, T));
+    IN(y, rows_bytes(t, C, rows));
+    IN(idx, rows_bytes(DT_I32, 1, rows));
+    cuda_scatter_rows(t, x_d, y_d, idx_d, C, rows, T, staging_scratch(&s, cuda_scatter_rows_scratch(T)), NULL);
+    staging_end(&s);
+}
+
+static void dropout(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const uint64_t *row_key,
+                    uint64_t stream, float p, bool accumulate, int64_t c0, int C, int T)
+{
+    BEGIN("dropout");
+    INOUT(y, matrix_bytes(t, ldy, C, T));
+    IN(x, matrix_bytes(t, ldx, C, T));
+    IN(row_key, rows_bytes(DT_I64, 1, T));
+    cuda_dropout(t, y_d, ldy, x_d, ldx, row_key_d, stream, p, accumulate, c0, C, T, NULL);
+    staging_end(&s);
+}
+
+static void convert(Device *d, void *dst, DType dst_t, const void *src, DType src_t, size_t n)
+{
+    BEGIN("convert");
+    INOUT(dst, n * dtype_size(dst_t));
+    IN(src, n * dtype_size(src_t));
+    cuda_convert(dst_d, dst_t, src_d, src_t, n, NULL);
+    staging_end(&s);
+}
+
+// ---- optimizer and gradient sums ----
+static void adamw(Device *d, float *p, float *m, float *v, const float *g, float g_scale, float lr, float beta1,
+                  float beta2, float eps, float wd, int64_t step, size_t n)
+{
+    BEGIN("adamw");
+    INOUT(p, FLOATS(n));
+    INOUT(m, FLOATS(n));
+    INOUT(v, FLOATS(n));
+    IN(g, FLOATS(n));
+    cuda_adamw(p_d, m_d, v_d, g_d, g_scale, lr, beta1, beta2, eps, wd, step, n, NULL);
+    staging_end(&s);
+}
+
+static void row_squares(Device *d, double *out, const float *x, int64_t rows, int64_t K)
+{
+    BEGIN("row_squares");
+    INOUT(out, sizeof *out * (size_t)rows);
+    IN(x, FLOATS(rows * K));
+    cuda_row_squares(out_d, x_d, rows, K, staging_scratch(&s, cuda_row_squares_scratch(rows, K)), NULL);
+    staging_end(&s);
+}
+
+static void fix_add(Device *d, int64_t *acc, const float *g, size_t n, int64_t limit, int *overflow)
+{
+    BEGIN("fix_add");
+    INOUT(acc, sizeof *acc * n);
+    IN(g, FLOATS(n));
+    INOUT(overflow, sizeof *overflow);
+    cuda_fix_add(acc_d, g_d, n, limit, overflow_d, NULL);
+    staging_end(&s);
+}
+
+static void acc_add(Device *d, void *acc, const void *x, DType t, size_t n)
+{
+    BEGIN("acc_add");
+    INOUT(acc, n * dtype_size(t));
+    IN(x, n * dtype_size(t));
+    cuda_acc_add(acc_d, x_d, t, n, NULL);
+    staging_end(&s);
+}
+
+static void fix_read(Device *d, float *g, const int64_t *acc, size_t n)
+{
+    BEGIN("fix_read");
+    INOUT(g, FLOATS(n));
+    IN(acc, sizeof *acc * n);
+    cuda_fix_read(g_d, acc_d, n, NULL);
+    staging_end(&s);
+}
+
+// ---- the device ----
+static size_t no_scratch(const Device *d)
+{
+    (void)d;
+    return 0;
+}
+
+static void device_free(Device *d)
+{
+    free(d->impl);
+    free(d);
+}
+
+int kernel_device_open(Device **out, CudahostOrder order, uint64_t seed)
+{
+    Device *d = xcalloc(1, sizeof *d);
+    OrderOf *o = xcalloc(1, sizeof *o);
+    *o = (OrderOf){order, seed};
+    *d = (Device){.name = "cuda kernels",
+                  .op = {.linear_pack = pack,
+                         .linear_unpack = unpack,
+                         .bias_grad = bias_grad,
+                         .scale_cols = scale_cols,
+                         .scale_cols_bwd = scale_cols_bwd,
+                         .lora_row_squares = lora_row_squares,
+                         .embed_fwd = embed_fwd,
+                         .embed_bwd = embed_bwd,
+                         .rmsnorm_fwd = rmsnorm_fwd,
+                         .rmsnorm_bwd = rmsnorm_bwd,
+                         .rope = rope,
+                         .swiglu_fwd = swiglu_fwd,
+                         .swiglu_bwd = swiglu_bwd,
+                         .gather_rows = gather_rows,
+                         .scatter_rows = scatter_rows,
+                         .dropout = dropout,
+                         .convert = convert,
+                         .adamw = adamw,
+                         .row_squares = row_squares,
+                         .fix_add = fix_add,
+                         .acc_add = acc_add,
+                         .fix_read = fix_read},
+                  .packed_bytes = device_packed_bytes,
+                  .scratch_bytes = no_scratch,
+                  .close = device_free,
+                  .impl = o};
+    *out = d;
+    return OK;
+}
