@@ -129,12 +129,8 @@ static void ranks_share_the_step(void **state)
     static const struct {
         int rows, batch, micro_tokens;
         bool pack, shuffle;
-    } cases[] = {{40, 16, 64, true, true},
-                 {40, 16, 64, false, true},
-                 {90, 90, 64, false, true},
-                 {3, 8, 100, true, false},
-                 {5, 2, 4096, true, true},
-                 {60, 33, 51, true, false}};
+    } cases[] = {{40, 16, 64, true, true}, {40, 16, 64, false, true}, {90, 90, 64, false, true},
+                 {3, 8, 100, true, false}, {5, 2, 4096, true, true},  {60, 33, 51, true, false}};
     for (size_t k = 0; k < COUNT_OF(cases); k++) {
         Dataset *d = rows_of_mixed_length(cases[k].rows);
         LoaderConfig c = {d, 7, cases[k].shuffle, cases[k].pack, cases[k].batch, cases[k].micro_tokens, 0, 1, 9};
