@@ -61,6 +61,7 @@ static TensorOut *outputs_of(Source *source, int n)
     TensorOut *out = xcalloc((size_t)n + 1, sizeof *out);
     for (int i = 0; i < n; i++) {
         Source *s = &source[i];
+        ASSERT(s->p || s->t);
         const int N = s->p ? s->p->full_N : s->t->full_N, K = s->p ? s->p->full_K : s->t->full_K;
         const bool vector = s->p ? K == 1 : !s->t->packed;
         out[i] = (TensorOut){.name = s->p ? s->p->name : xasprintf("base_model.model.%s", s->t->name),

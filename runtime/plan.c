@@ -141,7 +141,7 @@ static int find_largest_micro(Stage *g, Plan *p)
     const int asked = c->micro_tokens;
     int low = 0, high = 1 << 17;
     while (high - low > 16) {
-        Footprint f;
+        Footprint f = {0};
         c->micro_tokens = (low + high) / 2;
         const LoaderBounds b = trainer_bounds(g->t);
         TRY(measure_rank(g, p->rank, &b, &f));

@@ -111,7 +111,7 @@ int grad_open(GradSet **out, Arena *run, const GradConfig *c)
     g->unit = xcalloc((size_t)c->units + 1, sizeof *g->unit);
     g->piece_of = xcalloc((size_t)c->n + 1, sizeof *g->piece_of);
     allocate(g, run);
-    if (c->kv_ranks) {
+    if (mesh && c->kv_ranks) {
         int status = comm_split_range(&g->kv, mesh->tensor_bg, c->kv_first, c->kv_ranks);
         if (status < 0) {
             grad_close(g);
