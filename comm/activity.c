@@ -61,7 +61,7 @@ void comm_tell(Beat *out, double since_ms)
     pthread_mutex_lock(&open_lock);
     for (const Comm *c = open_first; c && out->n < WATCH_GROUPS; c = c->next) {
         WatchGroup *g = &out->group[out->n++];
-        const bool inside = c->entered != c->left;
+        const bool inside = c->entered != c->left || c->under_way;
         const double for_ms = MAX(now - MAX((double)c->since_us * 1e-3, since_ms), 0);
         *g = (WatchGroup){.group = c->group, .entered = c->entered, .waiting_ms = -1, .main = c->by_main};
         if (inside) g->waiting_ms = (int32_t)for_ms;

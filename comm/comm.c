@@ -7,6 +7,12 @@
 #include <string.h>
 #include <unistd.h>
 
+static const CommWire *const wires[] = {
+#define WIRE(name) &wire_##name,
+#include "wires.def"
+#undef WIRE
+    &wire_staged,
+};
 static const CommOps *const kinds[] = {
 #define COMM(kind) &comm_##kind,
 #include "comms.def"
@@ -95,8 +101,23 @@ static int split_off(Comm **out, Comm *c, int color, int key, int size, int rank
         return status;
     }
     activity_open(part);
-    *out = part;
-    return OK;
+    status = c->device ? comm_use_device(part, c->device, c->wire != &wire_staged) : OK;
+    if (status < 0)
+        comm_close(part);
+    else
+        *out = part;
+    return status;
+}
+
+int comm_use_device(Comm *c, Device *d, bool direct)
+{
+    ASSERT(!c->device);
+    if (!d->obtain || c->ops == &comm_fake) return OK; // its memory is the host's, or nobody's
+    c->device = d;
+    size_t i = 0;
+    while (wires[i] != &wire_staged && (!direct || !streq(wires[i]->device, d->name))) i++;
+    c->wire = wires[i];
+    return c->size > 1 ? c->wire->open(&c->wire_impl, c, d) : OK;
 }
 
 int comm_split(Comm **out, Comm *c, int color, int key)
@@ -120,6 +141,7 @@ int comm_split_range(Comm **out, Comm *c, int first, int count)
 void comm_close(Comm *c)
 {
     if (!c) return;
+    if (c->wire_impl) c->wire->close(c->wire_impl);
     (void)comm_barrier(c);
     activity_close(c);
     c->ops->close(c);
@@ -207,13 +229,22 @@ static int counted(Comm *c, size_t bytes, size_t payload, int rounds, double sta
     return status;
 }
 
+static bool far(const Comm *c, const void *x)
+{
+    return device_owns(c->device, x);
+}
+
 int comm_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op)
 {
     size_t bytes = checked_bytes(count, t);
     ASSERT(t != DT_F16 && (t != DT_BF16 || op == REDUCE_SUM) && (x || !count || c->ops == &comm_fake));
     if (!count) return OK;
     double start = activity_enter(c, "all_reduce");
-    return counted(c, bytes, bytes, 2, start, c->size > 1 ? c->ops->all_reduce(c, x, count, t, op) : OK);
+    int status = OK;
+    if (c->size > 1)
+        status =
+            far(c, x) ? c->wire->all_reduce(c->wire_impl, x, count, t, op) : c->ops->all_reduce(c, x, count, t, op);
+    return counted(c, bytes, bytes, 2, start, status);
 }
 
 // All parts together, in bytes: what every rank hands in or gets.
@@ -232,7 +263,11 @@ int comm_all_gather_parts(Comm *c, void *x, const size_t *start, DType t)
     if (!bytes) return OK;
     size_t mine = (start[c->rank + 1] - start[c->rank]) * dtype_size(t);
     double began = activity_enter(c, "all_gather");
-    return counted(c, mine, bytes, 1, began, c->size > 1 ? c->ops->all_gather_parts(c, x, start, t) : OK);
+    int status = OK;
+    if (c->size > 1)
+        status =
+            far(c, x) ? c->wire->all_gather_parts(c->wire_impl, x, start, t) : c->ops->all_gather_parts(c, x, start, t);
+    return counted(c, mine, bytes, 1, began, status);
 }
 
 int comm_reduce_scatter_parts(Comm *c, void *x, const size_t *start, DType t)
@@ -241,7 +276,11 @@ int comm_reduce_scatter_parts(Comm *c, void *x, const size_t *start, DType t)
     ASSERT(t != DT_F16);
     if (!bytes) return OK;
     double began = activity_enter(c, "reduce_scatter");
-    return counted(c, bytes, bytes, 1, began, c->size > 1 ? c->ops->reduce_scatter_parts(c, x, start, t) : OK);
+    int status = OK;
+    if (c->size > 1)
+        status = far(c, x) ? c->wire->reduce_scatter_parts(c->wire_impl, x, start, t)
+                           : c->ops->reduce_scatter_parts(c, x, start, t);
+    return counted(c, bytes, bytes, 1, began, status);
 }
 
 int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root)
@@ -250,7 +289,10 @@ int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root)
     ASSERT(root >= 0 && root < c->size && (x || !count));
     if (!count) return OK;
     double start = activity_enter(c, "broadcast");
-    return counted(c, bytes, bytes, 1, start, c->size > 1 ? c->ops->broadcast(c, x, bytes, root) : OK);
+    int status = OK;
+    if (c->size > 1)
+        status = far(c, x) ? c->wire->broadcast(c->wire_impl, x, bytes, root) : c->ops->broadcast(c, x, bytes, root);
+    return counted(c, bytes, bytes, 1, start, status);
 }
 
 int comm_barrier(Comm *c)

@@ -22,6 +22,11 @@ int comm_split(Comm **out, Comm *c, int color, int key); // as MPI_Comm_split
 int comm_split_grid(Comm **out, Comm *c, int columns, bool row);
 // The group of ranks [first, first + count), which this rank is one of; the others call it with the range that they are in.
 int comm_split_range(Comm **out, Comm *c, int first, int count);
+// Memory of d, which must be of the same kind on all ranks, may from now on be handed to the collectives of this group and of groups
+// that are split from it. Such a collective takes its turn among what is submitted to the device (by the calling thread): it may
+// return before it has run, and what goes wrong is told by the device's next sync. Everything else about collectives is as for host
+// memory. direct: the ranks' devices are different ones. Collective.
+int comm_use_device(Comm *c, Device *d, bool direct);
 int comm_rank(const Comm *c);
 int comm_size(const Comm *c);
 int comm_local_rank(const Comm *c); // among the ranks of this node
@@ -69,6 +74,8 @@ size_t comm_footprint(const Comm *c);
 typedef struct CommQueue CommQueue;
 int comm_queue_open(CommQueue **out, bool threaded); // not threaded: a job runs inside comm_queue_post
 void comm_queue_close(CommQueue *q);                 // NULL is fine; runs what is still posted first
+void comm_queue_use_device(CommQueue *q,
+                           Device *d); // from now on jobs run beside d's ops, behind those before their post
 uint64_t comm_queue_post(CommQueue *q, int (*run)(void *ctx),
                          void *ctx); // a ticket; ctx must live until the job is done
 // Until that job and all before it are done. After a failure the jobs behind it are skipped; the next wait, for whichever

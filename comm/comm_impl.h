@@ -24,10 +24,29 @@ typedef struct CommOps {
     void *(*mpi_handle)(const Comm *c); // NULL: there is none
 } CommOps;
 
+// How memory of a device travels between the ranks of a group, each of which has one. Arguments as in CommOps. A collective may return
+// when it is submitted to the device; under_way is then set until it has run.
+typedef struct CommWire {
+    const char *device;                           // which devices it connects
+    int (*open)(void **impl, Comm *c, Device *d); // collective, over the host
+    void (*close)(void *impl);
+    int (*all_reduce)(void *impl, void *x, size_t count, DType t, ReduceOp op);
+    int (*all_gather_parts)(void *impl, void *x, const size_t *start, DType t);
+    int (*reduce_scatter_parts)(void *impl, void *x, const size_t *start, DType t);
+    int (*broadcast)(void *impl, void *x, size_t bytes, int root);
+} CommWire;
+extern const CommWire wire_staged;
+#define WIRE(name) extern const CommWire wire_##name;
+#include "wires.def"
+#undef WIRE
+
 struct Comm {
     const CommOps *ops;
     int rank, size, local_rank, local_size;
     bool world;
+    Device *device; // whose memory it may be handed; NULL: the host's alone
+    const CommWire *wire;
+    void *wire_impl;
     // one thread at a time writes them, any may read; largest: bytes that a rank had to show the others at once
     _Atomic uint64_t calls, bytes, wire_bytes, largest, wait_ns;
     void *impl; // the kind's own
@@ -38,6 +57,7 @@ struct Comm {
     _Atomic uint64_t entered, left;
     _Atomic int64_t since_us; // when the last collective began, or ended
     _Atomic bool by_main;
+    _Atomic bool under_way; // collectives have been submitted to the device and are not known to have run
     const char *_Atomic what;
 };
 

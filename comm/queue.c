@@ -10,11 +10,12 @@ typedef struct Job {
     struct Job *next;
     int (*run)(void *ctx);
     void *ctx;
-    uint64_t ticket;
+    uint64_t ticket, mark; // mark: of the device
 } Job;
 
 struct CommQueue {
     bool threaded, closing;
+    Device *device; // that jobs submit to, beside others; NULL: none, or one that does everything at once
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t posted_some, ended_some;
@@ -26,13 +27,24 @@ struct CommQueue {
     double busy_ms, waited_ms;
 };
 
+// What a job submits to the device is done when the job is.
+static int run_beside(const CommQueue *q, const Job *job)
+{
+    Device *d = q->device;
+    if (!d) return job->run(job->ctx);
+    int status = d->side_begin(d, job->mark);
+    if (status == OK) status = job->run(job->ctx);
+    const int ended = d->side_end(d);
+    return status < 0 ? status : ended;
+}
+
 // Runs one job; the lock is held on entry and on return, not in between. A queue that holds a failure runs nothing.
 static void run_job(CommQueue *q, const Job *job)
 {
     if (q->status == OK && job->ticket > q->skipped) {
         pthread_mutex_unlock(&q->lock);
         double start = now_ms();
-        int status = job->run(job->ctx);
+        int status = run_beside(q, job);
         double took = now_ms() - start;
         pthread_mutex_lock(&q->lock);
         q->busy_ms += took;
@@ -106,13 +118,18 @@ void comm_queue_close(CommQueue *q)
     free(q);
 }
 
+void comm_queue_use_device(CommQueue *q, Device *d)
+{
+    if (q && q->threaded && d->mark) q->device = d;
+}
+
 uint64_t comm_queue_post(CommQueue *q, int (*run)(void *ctx), void *ctx)
 {
     pthread_mutex_lock(&q->lock);
     const uint64_t ticket = ++q->posted;
     if (q->threaded) {
         Job *job = xcalloc(1, sizeof *job);
-        *job = (Job){.run = run, .ctx = ctx, .ticket = ticket};
+        *job = (Job){.run = run, .ctx = ctx, .ticket = ticket, .mark = q->device ? q->device->mark(q->device) : 0};
         *q->last = job;
         q->last = &job->next;
         pthread_cond_signal(&q->posted_some);

@@ -79,6 +79,10 @@ typedef struct OpTable {
 struct Device {
     const char *name; // "cpu", "cpu-ref", "cuda"
     OpTable op;
+    char about[160];     // "NVIDIA H100, 80 GiB, ..." or the CPU's instruction set
+    size_t memory_bytes; // of the device's own; 0: it uses the host's
+    bool fast_bf16;      // bf16 is not slower than f32
+    char place[40];      // which piece of hardware it is, all over the world; empty: the host's processor
     // Memory of the device; on CPUs the host's. What is submitted later sees what an earlier call wrote; sources may be used again
     // when the call returns. upload, and linear_pack from host memory, may be called from several threads at once.
     int (*upload)(Device *d, void *dst, const void *host_src, size_t bytes);

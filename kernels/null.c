@@ -50,6 +50,8 @@ int device_open_null(Device **out, const Device *like)
     Device *d = xcalloc(1, sizeof *d);
     *d = (Device){.name = like->name,
                   .op = nothing,
+                  .memory_bytes = like->memory_bytes,
+                  .fast_bf16 = like->fast_bf16,
                   .upload = null_copy,
                   .download = null_copy,
                   .zero = null_zero,

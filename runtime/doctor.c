@@ -119,6 +119,20 @@ static void gpu_model(const char *information, char *out, size_t bytes)
     if (f) fclose(f);
 }
 
+// Opens the device, as a run would.
+static void print_cuda(bool gpu, Notes *notes)
+{
+    Device *d;
+    if (device_open(&d, &(DeviceConfig){.name = "cuda"}) == OK) {
+        row("", tmpf("device cuda: %s", d->about));
+        device_close(d);
+        return;
+    }
+    row("", tmpf("device cuda: %s", error_last()->what));
+    if (gpu) note(notes, tmpf("there is a GPU that this build does not use: %s", error_last()->hint));
+    error_clear();
+}
+
 static void print_gpus(Notes *notes)
 {
     glob_t driver = {0}, nodes = {0};
@@ -131,8 +145,7 @@ static void print_gpus(Notes *notes)
     }
     if (!driver.gl_pathc && nodes.gl_pathc) row("GPU", tmpf("%zu NVIDIA devices", nodes.gl_pathc));
     if (!driver.gl_pathc && !nodes.gl_pathc) row("GPU", "none");
-    row("", "CUDA and NCCL: not in this build");
-    if (driver.gl_pathc || nodes.gl_pathc) note(notes, "there is a GPU, and this build runs on the CPU only");
+    print_cuda(driver.gl_pathc || nodes.gl_pathc, notes);
     globfree(&driver);
     globfree(&nodes);
 }

@@ -5,10 +5,11 @@
 
 enum { ARENA_SLACK = 1 << 20 };
 
-static int open_device(Session *s, const char *device)
+static int open_device(Session *s, Comm *world, const char *device)
 {
-    return device_open(&s->dev,
-                       &(DeviceConfig){.name = device, .index = s->mesh.world ? comm_local_rank(s->mesh.world) : 0});
+    const DeviceConfig c = {.name = device, .index = comm_local_rank(world)};
+    TRY(comm_agree(world, device_open(&s->dev, &c))); // one without a device must not leave the others waiting
+    return mesh_use_device(&s->mesh, s->dev);
 }
 
 // A model without a tokenizer can still be trained and scored on {"tokens"} rows.
@@ -55,7 +56,7 @@ int session_open(Session *s, Comm *world, const Recipe *r)
 {
     s->recipe = *r;
     TRY(mesh_open(&s->mesh, world, (int)r->parallel.tensor));
-    TRY(open_device(s, r->device));
+    TRY(open_device(s, world, r->device));
     s->precision = streq(r->precision, "f32") ? DT_F32 : DT_BF16;
     s->spec = (TrainSpec){.method = r->method,
                           .freeze_train = r->freeze.train.item,
@@ -89,8 +90,8 @@ int session_open(Session *s, Comm *world, const Recipe *r)
 int session_open_model(Session *s, Comm *world, const ModelArgs *a)
 {
     TRY(mesh_open(&s->mesh, world, 1));
-    TRY(open_device(s, a->device && *a->device ? a->device : "auto"));
-    const char *p = a->precision && *a->precision ? a->precision : cpu_has_fast_bf16() ? "bf16" : "f32";
+    TRY(open_device(s, world, a->device && *a->device ? a->device : "auto"));
+    const char *p = a->precision && *a->precision ? a->precision : s->dev->fast_bf16 ? "bf16" : "f32";
     if (!streq(p, "bf16") && !streq(p, "f32")) return fail(E_INPUT, "--precision", "bf16 or f32", "\"%s\"", p);
     s->precision = streq(p, "f32") ? DT_F32 : DT_BF16;
     s->recipe.model = a->model;
@@ -114,8 +115,8 @@ void session_close(Session *s)
     arena_free(s->run);
     peft_config_free(&s->peft);
     tokenizer_free(s->tok);
+    mesh_close(&s->mesh); // its groups may carry the device's memory
     device_close(s->dev);
-    mesh_close(&s->mesh);
 }
 
 int session_dataset(Session *s, Dataset **out, const char *path, const char *key, RowUse use)
@@ -181,6 +182,6 @@ const char *session_machine(const Session *s)
     Topo topo = {0};
     const int ranks = comm_size(s->mesh.world);
     if (topo_read(&topo) < 0) error_clear();
-    return tmpf("%s, %s, %d rank%s", *topo.cpu_model ? topo.cpu_model : "unknown processor", cpu_isa(), ranks,
+    return tmpf("%s, %s, %d rank%s", *topo.cpu_model ? topo.cpu_model : "unknown processor", s->dev->about, ranks,
                 ranks > 1 ? "s" : "");
 }

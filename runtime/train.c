@@ -186,7 +186,7 @@ static void say_what_starts(const Trainer *t)
              (long long)st.dropped_long, (long long)st.cut_long);
     log_info("run        %lld steps of %d sequences on %d rank%s (%s, %s)", (long long)t->total_steps,
              t->loader_config.batch, comm_size(s->mesh.world), comm_size(s->mesh.world) > 1 ? "s" : "", s->dev->name,
-             cpu_isa());
+             s->dev->about);
     int busiest = loader_bounds(&t->loader_config).micros;
     if (busiest < s->mesh.data_size && comm_rank(s->mesh.world) == 0)
         log_warn("a step has at most %d micro-batch%s, so %d of %d ranks idle: raise train.batch or lower "

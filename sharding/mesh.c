@@ -1,5 +1,6 @@
 // mesh: the ranks as a grid, data × tensor.
 #include "sharding.h"
+#include <stdlib.h>
 #include <string.h>
 
 // Ranks that are only pretended to be there (plans) have nobody to wait for: jobs run at once.
@@ -27,6 +28,60 @@ int mesh_open(Mesh *m, Comm *world, int tensor)
     if (status == OK && size > 1) status = open_background(m, tensor);
     if (status < 0) mesh_close(m);
     return status;
+}
+
+typedef struct Found { // a rank's device
+    char name[24], place[40];
+} Found;
+
+static int gather_devices(Comm *world, const Device *d, Found *all)
+{
+    const size_t n = (size_t)comm_size(world);
+    size_t *start = xcalloc(n + 1, sizeof *start);
+    for (size_t r = 0; r <= n; r++) start[r] = r * sizeof *all;
+    Found *own = &all[comm_rank(world)];
+    snprintf(own->name, sizeof own->name, "%s", d->name);
+    snprintf(own->place, sizeof own->place, "%s", d->place);
+    int status = comm_all_gather_parts(world, all, start, DT_U8);
+    free(start);
+    return status;
+}
+
+static int compare_devices(const Found *all, int n, bool *shared)
+{
+    *shared = false;
+    for (int a = 1; a < n; a++) {
+        if (!streq(all[a].name, all[0].name))
+            return fail(E_INPUT, "device", "name one that all have: device: cpu", "rank 0 has %s, rank %d has %s",
+                        all[0].name, a, all[a].name);
+        for (int b = 0; b < a && *all[a].place; b++) {
+            if (!streq(all[a].place, all[b].place)) continue;
+            *shared = true;
+            if (getenv("ATTUNE_SHARE_GPUS")) continue;
+            return fail(E_INPUT, "device",
+                        "start one rank for each GPU of a node; ATTUNE_SHARE_GPUS=1 lets ranks share them, slowly",
+                        "ranks %d and %d have the same GPU", b, a);
+        }
+    }
+    return OK;
+}
+
+int mesh_use_device(Mesh *m, Device *d)
+{
+    Comm *groups[] = {m->tensor, m->data, m->tensor_bg, m->data_bg};
+    const int n = comm_size(m->world);
+    bool shared = false;
+    if (!comm_mpi_handle(m->world) || n == 1) return OK; // alone, or among ranks that are only pretended
+    Found *all = xcalloc((size_t)n, sizeof *all);
+    int status = gather_devices(m->world, d, all);
+    if (status == OK) status = compare_devices(all, n, &shared);
+    free(all);
+    TRY(status);
+    const bool direct = !shared && !getenv("ATTUNE_COMM");
+    for (size_t i = 0; i < COUNT_OF(groups); i++)
+        if (groups[i]) TRY(comm_use_device(groups[i], d, direct));
+    comm_queue_use_device(m->queue, d);
+    return OK;
 }
 
 // The world is the caller's.

@@ -15,6 +15,9 @@ typedef struct Mesh {
 } Mesh;
 int mesh_open(Mesh *m, Comm *world, int tensor); // E_INPUT when the world is not a multiple of tensor
 void mesh_close(Mesh *m);
+// Lets the four groups (not the world) carry memory of d, one per rank, and the queue's jobs run beside its ops. E_INPUT when the ranks
+// have devices of different kinds, or share one, unless ATTUNE_SHARE_GPUS is set. Collective; once.
+int mesh_use_device(Mesh *m, Device *d);
 
 // What this rank has exchanged so far in each of its groups, along with what ran beside the computation. Groups of one rank do not count.
 typedef struct Traffic {

@@ -151,6 +151,7 @@ static int open_with(Device **out, const DeviceConfig *c, const char *name, cons
     Device *d = xcalloc(1, sizeof *d);
     *d = (Device){.name = name,
                   .op = *op,
+                  .fast_bf16 = cpu->isa >= ISA_AVX512_BF16,
                   .upload = cpu_copy,
                   .download = cpu_copy,
                   .zero = cpu_zero,
@@ -160,6 +161,7 @@ static int open_with(Device **out, const DeviceConfig *c, const char *name, cons
                   .imitate = cpu_imitate,
                   .close = cpu_close,
                   .impl = cpu};
+    snprintf(d->about, sizeof d->about, "%s", isa_names[cpu->isa]);
     *out = d;
     return OK;
 }

@@ -55,21 +55,18 @@ int tensor_sum(Activations *a, void *x, int rows)
 {
     const Mesh *mesh = tensor_mesh(a);
     if (!mesh) return OK;
-    TRY(a->m->dev->sync(a->m->dev));
     return comm_all_reduce(mesh->tensor, x, (size_t)rows * (size_t)a->m->cfg.C, a->m->t, REDUCE_SUM);
 }
 
 int stream_sum(Activations *a, void *full)
 {
     if (!a->m->sequence) return tensor_sum(a, full, a->T);
-    TRY(a->m->dev->sync(a->m->dev));
     return comm_reduce_scatter_parts(a->m->mesh->tensor, full, row_starts(a), a->m->t);
 }
 
 int stream_complete(Activations *a, void *full)
 {
     if (!a->m->sequence) return OK;
-    TRY(a->m->dev->sync(a->m->dev));
     return comm_all_gather_parts(a->m->mesh->tensor, full, row_starts(a), a->m->t);
 }
 
