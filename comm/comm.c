@@ -175,6 +175,12 @@ void tell_abort(int rank, const char *what)
     if (on_abort.fn) on_abort.fn(on_abort.ctx, rank, what);
 }
 
+_Noreturn void comm_abort_because(Comm *c, const char *what)
+{
+    tell_abort(c->rank, what);
+    comm_abort(c, error_exit_code(E_FAILED));
+}
+
 // ---- readings ---------------------------------------------------------------------------------------------
 int comm_rank(const Comm *c)
 {

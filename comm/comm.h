@@ -57,6 +57,7 @@ _Noreturn void comm_abort(Comm *c, int exit_code); // ends every rank now
 // ATTUNE_COMM_TIMEOUT=SECONDS sets both times, 0 turns the watchdog off.
 // fn is called before that, on one rank, by a thread of its own: the culprit's rank, and the error's text. NULL for none.
 void comm_on_abort(void (*fn)(void *ctx, int rank, const char *what), void *ctx);
+_Noreturn void comm_abort_because(Comm *c, const char *what); // exit code 1; that function is told of this rank before
 
 typedef struct CommStats {
     uint64_t calls, bytes; // payload bytes handed in by this rank

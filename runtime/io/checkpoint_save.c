@@ -55,13 +55,10 @@ static void *deadline_thread(void *arg)
     while (!d->over && rc == 0) rc = pthread_cond_timedwait(&d->ended, &d->lock, &until);
     bool expired = !d->over;
     pthread_mutex_unlock(&d->lock);
-    if (expired) {
-        log_warn("saving a checkpoint has not ended within %.0f s: the run ends here (the previous "
-                 "checkpoint is untouched)",
-                 d->seconds);
-        comm_abort(d->comm, error_exit_code(E_FAILED));
-    }
-    return NULL;
+    if (!expired) return NULL;
+    const char *what = tmpf("saving a checkpoint has not ended within %.0f s (ATTUNE_SAVE_DEADLINE)", d->seconds);
+    log_warn("%s: the run ends here; the previous checkpoint is untouched", what);
+    comm_abort_because(d->comm, what);
 }
 
 // Twenty times what a disk of 100 MB/s needs, at least a minute; ATTUNE_SAVE_DEADLINE=SECONDS overrides.

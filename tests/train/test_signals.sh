@@ -70,4 +70,15 @@ for target in -a '-r 1'; do
     run 0 2 train "$work/recipe.yaml" "output=$output" train.steps=7 --resume
     says 'after step 4'
 done
+# A rank that hangs while it saves, and nobody sends signals: the deadline of the save.
+for async in true false; do
+    output=$work/deadline-$async
+    ATTUNE_SAVE_DEADLINE=1 ATTUNE_FAULT=hang@step=6,rank=1,at=publish \
+        struck 1 2 "-w 40" train "$work/recipe.yaml" "output=$output" checkpoint.async=$async train.steps=8
+    says 'saving a checkpoint has not ended within 1 s .ATTUNE_SAVE_DEADLINE.'
+    status_is "$output" failed
+    grep -q 'saving a checkpoint has not ended' "$output/status.json" || complain "deadline: $(cat "$output/status.json")"
+    run 0 2 train "$work/recipe.yaml" "output=$output" train.steps=8 --resume
+    says 'after step [46]' # rank 0 may have published it
+done
 finish
