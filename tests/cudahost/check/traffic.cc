@@ -1,6 +1,7 @@
 // traffic: what the accesses of a warp cost. The k-th time that a lane comes to an instruction since its warp last met counts as one request
 // with the k-th time of the other lanes. A request to global memory costs the 32-byte sectors that it touches; one to shared memory
-// as many wavefronts as different words lie in one bank, in parts of 128 bytes (8 lanes of 16 bytes, 16 of 8, 32 of 4).
+// as many wavefronts as different words lie in one bank, in parts of 128 bytes (8 lanes of 16 bytes, 16 of 8, 32 of 4). A lane's 32
+// bytes in two loads, one soon after the other, are one request: what the first one brings is in L1 for the second.
 #include "internal.h"
 #include <algorithm>
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 
 namespace cudahost
 {
-enum { SECTOR = 32, BANKS = 32, WORD = 4 };
+enum { SECTOR = 32, BANKS = 32, WORD = 4, RECENT = 8 };
 
 struct Site {
     const void *pc;
@@ -28,7 +29,9 @@ struct Track { // of one site by one warp
     std::vector<Request> requests;
 };
 
-static std::vector<Site> sites(1); // 0 is none
+static std::vector<Site> sites(1);       // 0 is none
+static Request reads[MAX_WARPS][RECENT]; // of global memory, the latest; lanes 0: none, or it has been continued
+static unsigned n_reads[MAX_WARPS];
 static std::unordered_map<uintptr_t, SiteId> site_ids;
 static std::vector<Track> tracks[MAX_WARPS];
 static std::vector<SiteId> touched[MAX_WARPS];
@@ -116,7 +119,42 @@ static void cost_shared(const Request *r, Site *s)
     }
 }
 
-static void finish(SiteId id, Request *r)
+// The read of late that ended where r begins, in every lane; NULL: there is none
+static Request *begun(int warp, const Request *r)
+{
+    for (Request &first : reads[warp]) {
+        if (first.lanes != r->lanes || first.bytes + r->bytes > SECTOR) continue;
+        bool all = true;
+        for (int l = 0; l < LANES && all; l++) all = !(r->lanes >> l & 1) || r->at[l] == first.at[l] + first.bytes;
+        if (all) return &first;
+    }
+    return nullptr;
+}
+
+// Sectors of a read that goes on where another one ended, beyond those that that one brought
+static size_t continued(const Request *first, const uintptr_t *sorted, int n, uint32_t bytes)
+{
+    uintptr_t whole[LANES];
+    for (int i = 0; i < n; i++) whole[i] = sorted[i] - first->bytes;
+    return sectors_of(whole, n, first->bytes + bytes) - sectors_of(whole, n, first->bytes);
+}
+
+static void cost_global(int warp, const Request *r, Site *s, const uintptr_t *sorted, int n, size_t bytes)
+{
+    Request *first = s->kind == CUDAHOST_GLOBAL_READ ? begun(warp, r) : nullptr;
+    const size_t cost = first ? continued(first, sorted, n, r->bytes) : sectors_of(sorted, n, r->bytes);
+    const size_t ideal = (bytes + SECTOR - 1) / SECTOR;
+    s->cost += cost;
+    s->ideal += ideal;
+    totals.sectors += cost;
+    totals.sectors_ideal += ideal;
+    if (first)
+        first->lanes = 0;
+    else if (s->kind == CUDAHOST_GLOBAL_READ)
+        reads[warp][n_reads[warp]++ % RECENT] = *r;
+}
+
+static void finish(int warp, SiteId id, Request *r)
 {
     Site *s = &sites[id];
     uintptr_t at[LANES];
@@ -129,13 +167,8 @@ static void finish(SiteId id, Request *r)
     s->bytes += bytes;
     if (is_shared_kind(s->kind))
         cost_shared(r, s);
-    else {
-        const size_t sectors = sectors_of(at, n, r->bytes);
-        s->cost += sectors;
-        s->ideal += (bytes + SECTOR - 1) / SECTOR;
-        totals.sectors += sectors;
-        totals.sectors_ideal += (bytes + SECTOR - 1) / SECTOR;
-    }
+    else
+        cost_global(warp, r, s, at, n, bytes);
     r->lanes = 0;
 }
 
@@ -154,14 +187,14 @@ void traffic(SiteId site, const void *p, size_t bytes)
     Request *r = &t->requests[visit];
     r->at[now->lane] = (uintptr_t)p;
     r->lanes |= 1u << now->lane;
-    if (r->lanes == 0xffffffffu) finish(site, r);
+    if (r->lanes == 0xffffffffu) finish(now->warp, site, r);
 }
 
 void traffic_matrix(SiteId site, const void *const *rows)
 {
     Request r = {0xff, 16, {}};
     for (int i = 0; i < 8; i++) r.at[i] = (uintptr_t)rows[i];
-    finish(site, &r);
+    finish(now->warp, site, &r);
 }
 
 void traffic_flush(int warp)
@@ -169,7 +202,7 @@ void traffic_flush(int warp)
     for (SiteId site : touched[warp]) {
         Track *t = &tracks[warp][site];
         for (Request &r : t->requests)
-            if (r.lanes) finish(site, &r);
+            if (r.lanes) finish(warp, site, &r);
         t->requests.clear();
         memset(t->visits, 0, sizeof t->visits);
         t->touched = false;
@@ -192,6 +225,7 @@ void traffic_touch(Buffer *b, const void *p, size_t bytes, bool write)
 void traffic_launch()
 {
     launch_number++;
+    memset(reads, 0, sizeof reads);
 }
 
 void traffic_clear()

@@ -173,6 +173,15 @@ template <bool BUG> __global__ void misaligned_vector(const float *in, float *ou
     store16(out + 4 * threadIdx.x, load16(in + 4 * threadIdx.x + (BUG ? 1 : 0)));
 }
 
+// (Read in two halves is well: the second one finds its sectors in L1.)
+template <bool BUG> __global__ void half_sectors(const float *in, float *out)
+{
+    const int i = threadIdx.x;
+    const Pack<float> first = load16(in + 8 * i), second = load16(in + 8 * i + 4);
+    store16(out + (BUG ? 8 * i : 4 * i), first);
+    store16(out + (BUG ? 8 * i + 4 : 4 * (THREADS + i)), second);
+}
+
 template <bool BUG> __global__ void strided_rows(const float *in, float *out)
 {
     const int i = threadIdx.x;
@@ -404,6 +413,7 @@ LAUNCHER(copy_guard_removed, SEEDED_FLOATS / THREADS / 4 + 1, THREADS, 0, in, ou
 static float host_variables[THREADS];
 LAUNCHER(host_pointer, 1, THREADS, 0, bug ? host_variables : in, out)
 SIMPLE(misaligned_vector)
+SIMPLE(half_sectors)
 SIMPLE(strided_rows)
 SIMPLE(missing_wait)
 SIMPLE(wait_one_too_few)
