@@ -2,7 +2,7 @@
 //
 // Ranks of one node go through a window of shared memory (shm.h), several times as fast as messages. In a group over several
 // nodes the first rank of each speaks for it: the node's sum is made in the window, the leaders exchange messages, and the
-// window hands on what they got. ATTUNE_COMM=mpi leaves the windows away; so does a /dev/shm without room for them.
+// window hands on what they got. ATTUNE_COMM=mpi leaves the windows away; so does a machine without room for them.
 #define _GNU_SOURCE
 #include "comm_mpi.h"
 #include <fcntl.h>

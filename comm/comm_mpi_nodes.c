@@ -1,29 +1,21 @@
 // Which ranks of a group are neighbours on one node, and the window of shared memory that they then use.
 #include "comm_mpi.h"
 #include <stdlib.h>
-#include <unistd.h>
 
-// The first rank of the node makes the window and tells its name; it takes the name away once all ranks have been here, and
-// nothing is left in /dev/shm however the job ends. A window that one node cannot have is used by none.
+// The first rank of the node makes the window and tells its name; a window that one node cannot have is used by none.
 static int open_window(const Comm *c, MPI_Comm node, bool *all_have)
 {
-    static _Atomic unsigned made;
     MpiComm *m = c->impl;
     const bool first = c->local_rank == 0;
-    char name[64] = "";
-    if (first) {
-        const unsigned long long nonce = (unsigned long long)(now_ms() * 1e6);
-        snprintf(name, sizeof name, "/attune-%ld-%u-%llx", (long)getpid(), made++, nonce);
-        m->window = shm_open_window(name, true, 0, c->local_size, m->crowded);
-        if (!m->window) *name = 0;
-    }
-    TRY(mpi_check(MPI_Bcast(name, sizeof name, MPI_CHAR, 0, node), "MPI_Bcast"));
-    if (!first && *name) m->window = shm_open_window(name, false, c->local_rank, c->local_size, m->crowded);
+    ShmName name = {0};
+    if (first) m->window = shm_make_window(&name, c->local_size, m->crowded);
+    TRY(mpi_check(MPI_Bcast(&name, sizeof name, MPI_BYTE, 0, node), "MPI_Bcast"));
+    if (!first) m->window = shm_join_window(&name, c->local_rank, c->local_size, m->crowded);
     int32_t have = m->window != NULL;
-    int rc = MPI_Allreduce(MPI_IN_PLACE, &have, 1, MPI_INT32_T, MPI_MIN, m->comm);
-    if (first && *name) shm_forget(name);
+    TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, &have, 1, MPI_INT32_T, MPI_MIN, m->comm), "MPI_Allreduce"));
+    if (m->window) shm_close_door(m->window);
     *all_have = have;
-    return mpi_check(rc, "MPI_Allreduce");
+    return OK;
 }
 
 static int find_speakers(const Comm *c)

@@ -37,6 +37,7 @@ struct Shm {
     char *slots;
     size_t slot_bytes, mapped_bytes; // 0: the memory is the caller's
     int rank, size;
+    int fd; // 0: none, or no longer
     bool crowded;
     uint32_t round;  // this member's
     uint32_t all_at; // a round that all are known to have come to
@@ -83,40 +84,68 @@ Shm *shm_attach(void *window, int rank, int size, bool crowded)
     return g;
 }
 
-// Memory is asked for here and by whom it belongs to: a window that /dev/shm has no room for would end the process when it
-// is touched, and pages lie near the processor that first does.
+// Memory is asked for here and by whom it belongs to: a window that there is no room for would end the process when it is
+// touched, and pages lie near the processor that first does.
 static bool back_with_memory(int fd, int rank, int size)
 {
     const off_t lines = (off_t)lines_bytes(size), mine = 2 * (off_t)slot_bytes(size);
     return posix_fallocate(fd, 0, lines) == 0 && posix_fallocate(fd, lines + rank * mine, mine) == 0;
 }
 
-Shm *shm_open_window(const char *name, bool make, int rank, int size, bool crowded)
+static Shm *map_window(int fd, int rank, int size, bool crowded)
 {
     const size_t bytes = shm_window_bytes(size);
-    void *window = MAP_FAILED;
-    int fd = shm_open(name, O_RDWR | (make ? O_CREAT | O_EXCL : 0), 0600);
-    if (fd < 0) return NULL;
-    if ((!make || ftruncate(fd, (off_t)bytes) == 0) && back_with_memory(fd, rank, size))
-        window = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    close(fd);
-    if (window == MAP_FAILED) {
-        if (make) shm_forget(name);
-        return NULL;
-    }
+    if (!back_with_memory(fd, rank, size)) return NULL;
+    void *window = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (window == MAP_FAILED) return NULL;
     Shm *g = shm_attach(window, rank, size, crowded);
     g->mapped_bytes = bytes;
     return g;
 }
 
-void shm_forget(const char *name)
+Shm *shm_make_window(ShmName *name, int size, bool crowded)
 {
-    shm_unlink(name);
+    static _Atomic unsigned made;
+    snprintf(name->memory, sizeof name->memory, "attune-%ld-%u-%llx", (long)getpid(), made++,
+             (unsigned long long)(now_ms() * 1e6));
+    const int fd = memfd_create(name->memory, MFD_CLOEXEC);
+    Shm *g = NULL;
+    if (fd >= 0 && ftruncate(fd, (off_t)shm_window_bytes(size)) == 0) g = map_window(fd, 0, size, crowded);
+    if (g)
+        g->fd = fd;
+    else if (fd >= 0)
+        close(fd);
+    snprintf(name->path, sizeof name->path, "/proc/%d/fd/%d", (int)getpid(), fd);
+    return g;
+}
+
+// Where process numbers are not the maker's (another container on the same machine), the path leads to something else.
+static bool is_named(int fd, const char *memory)
+{
+    char link[128] = "";
+    const ssize_t n = readlink(tmpf("/proc/self/fd/%d", fd), link, sizeof link - 1);
+    return n > 0 && streq(link, tmpf("/memfd:%s (deleted)", memory));
+}
+
+Shm *shm_join_window(const ShmName *name, int rank, int size, bool crowded)
+{
+    const int fd = open(name->path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return NULL;
+    Shm *g = is_named(fd, name->memory) ? map_window(fd, rank, size, crowded) : NULL;
+    close(fd);
+    return g;
+}
+
+void shm_close_door(Shm *g)
+{
+    if (g->fd > 0) close(g->fd);
+    g->fd = 0;
 }
 
 void shm_close(Shm *g)
 {
     if (!g) return;
+    shm_close_door(g);
     if (g->mapped_bytes) munmap(g->line, g->mapped_bytes);
     free(g->in);
     free(g->shares);

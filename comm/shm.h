@@ -13,11 +13,15 @@ typedef struct ShmSpan {
     size_t first, end; // elements [first, end) of a payload
 } ShmSpan;
 
-// The window, a file in /dev/shm: made by one member, opened by the others (make: false), which each back their own part with
-// memory. NULL, and nothing left behind, when that fails (no memory there, no such file: not the same machine after all).
-// The name must be taken away with shm_forget once all have opened it, and nothing remains when the job dies.
-Shm *shm_open_window(const char *name, bool make, int rank, int size, bool crowded);
-void shm_forget(const char *name);
+// The window: memory that one member makes and the others join, under a name that it tells them. It is in no file system: nothing
+// remains however the job ends, and no limit but that of memory counts. Each member backs its own part. NULL when that fails (no
+// memory, or not the same machine after all). The maker closes the door when all have joined.
+typedef struct ShmName {
+    char path[32], memory[64];
+} ShmName;
+Shm *shm_make_window(ShmName *name, int size, bool crowded); // as member 0
+Shm *shm_join_window(const ShmName *name, int rank, int size, bool crowded);
+void shm_close_door(Shm *g);
 // The same over memory that is there already, zeroed and 4096-aligned, of shm_window_bytes(size): for threads.
 size_t shm_window_bytes(int size);
 // What of it is ever touched, and so resident, when no member has more than `largest` bytes to show the others at once.

@@ -1,14 +1,12 @@
-// The window's collectives among threads instead of processes: many members, several windows at once, uneven speeds; and the
-// window as a file.
+// The window's collectives among threads instead of processes: many members, several windows at once, uneven speeds; and a
+// window that a process joins.
 #define _GNU_SOURCE
 #include "shm.h"
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdatomic.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -150,18 +148,17 @@ static void test_window_is_bounded(void **state)
     assert_true(shm_window_bytes(2) <= (size_t)2 << 20);
 }
 
-static void test_window_as_a_file(void **state)
+static void test_window_of_processes(void **state)
 {
     (void)state;
-    const char *name = tmpf("/attune-test-%ld", (long)getpid());
-    assert_null(shm_open_window(name, false, 1, 2, true)); // nobody made it
-    Shm *g = shm_open_window(name, true, 0, 2, true);
+    ShmName name, other;
+    Shm *g = shm_make_window(&name, 2, true), *h = shm_make_window(&other, 2, true);
     assert_non_null(g);
-    assert_null(shm_open_window(name, true, 0, 2, true)); // it is there already
+    assert_non_null(h);
     pid_t child = fork();
     if (child == 0) {
         int64_t x = 5;
-        Shm *mine = shm_open_window(name, false, 1, 2, true);
+        Shm *mine = shm_join_window(&name, 1, 2, true);
         if (mine) shm_all_reduce(mine, &x, 1, DT_I64, REDUCE_SUM);
         shm_close(mine);
         _exit(x == 12 ? 0 : 1);
@@ -172,9 +169,15 @@ static void test_window_as_a_file(void **state)
     int result;
     assert_int_equal(waitpid(child, &result, 0), child);
     assert_int_equal(result, 0);
-    shm_forget(name);
-    assert_int_equal(shm_open(name, O_RDWR, 0), -1);
+
+    // A name that leads elsewhere, and one whose door is closed.
+    ShmName wrong = name;
+    memcpy(wrong.path, other.path, sizeof wrong.path);
+    assert_null(shm_join_window(&wrong, 1, 2, true));
+    shm_close_door(g);
+    assert_null(shm_join_window(&name, 1, 2, true));
     shm_close(g);
+    shm_close(h);
     shm_close(NULL);
 }
 
@@ -184,7 +187,7 @@ int main(void)
         cmocka_unit_test(test_members),
         cmocka_unit_test(test_windows_at_once),
         cmocka_unit_test(test_window_is_bounded),
-        cmocka_unit_test(test_window_as_a_file),
+        cmocka_unit_test(test_window_of_processes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
