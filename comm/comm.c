@@ -114,9 +114,9 @@ int comm_use_device(Comm *c, Device *d, bool direct)
     ASSERT(!c->device);
     if (!d->obtain || c->ops == &comm_fake) return OK; // its memory is the host's, or nobody's
     c->device = d;
-    size_t i = 0;
-    while (wires[i] != &wire_staged && (!direct || !streq(wires[i]->device, d->name))) i++;
-    c->wire = wires[i];
+    c->wire = &wire_staged;
+    for (size_t i = COUNT_OF(wires); direct && i-- > 0;)
+        if (wires[i]->device && streq(wires[i]->device, d->name)) c->wire = wires[i];
     return c->size > 1 ? c->wire->open(&c->wire_impl, c, d) : OK;
 }
 
