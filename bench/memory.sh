@@ -65,7 +65,7 @@ mkdir -p "$(dirname "$csv")"
 echo "date,commit,machine,method,precision,ranks,tensor,zero,largest_rank,planned_bytes,measured_bytes,difference_percent" >"$csv"
 for method in ${METHODS:-lora full}; do
     for precision in ${PRECISIONS:-f32 bf16}; do
-        for layout in "1 1 0" "2 1 0" "2 1 1" "2 1 2" "2 1 3" "2 2 0" "4 1 0" "4 1 1" "4 1 2" "4 1 3" "4 2 0" "4 2 1" "4 2 2" "4 2 3"; do
+        for layout in "1 1 0" "2 1 0" "2 1 1" "2 1 2" "2 1 3" "2 2 0" "4 1 0" "4 1 1" "4 1 2" "4 1 3" "4 2 0" "4 2 1" "4 2 2" "4 2 3" "4 4 0"; do
             # shellcheck disable=SC2086
             row "$method" "$precision" $layout
         done
