@@ -257,7 +257,7 @@ static int eval_opened(Session *s, Comm *world, const Dataset *d, bool base)
         print_table(r, d, metrics);
         status = write_eval(r, metrics, samples, base);
         if (status == OK && path_exists(tmpf("%s/status.json", r->output)))
-            status = report_write(r->output, session_machine(s));
+            status = report_write(r->output, NULL, session_machine(s));
     }
     json_decref(samples);
     json_decref(metrics);

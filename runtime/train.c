@@ -104,11 +104,13 @@ static int write_results(Trainer *t)
     return comm_agree(s->mesh.world, status);
 }
 
-static int write_report(Trainer *t, const char *state)
+// A run that says it is completed has nothing left to write.
+static int complete(Trainer *t)
 {
-    int status = rundir_status(t->dir, state, 0, 0, t->step, "");
-    if (status == OK && comm_rank(t->s.mesh.world) == 0)
-        status = report_write(rundir_path(t->dir), session_machine(&t->s));
+    int status = OK;
+    if (comm_rank(t->s.mesh.world) == 0)
+        status = report_write(rundir_path(t->dir), "completed", session_machine(&t->s));
+    if (status == OK) status = rundir_status(t->dir, "completed", 0, 0, t->step, "");
     return comm_agree(t->s.mesh.world, status);
 }
 
@@ -216,7 +218,7 @@ static int train_opened(Trainer *t, Comm *world, const TrainArgs *a)
     if (status == OK) status = finish(t, bar);
     progress_close(bar);
     TRY(status);
-    return write_report(t, "completed");
+    return complete(t);
 }
 
 static void trainer_close(Trainer *t)

@@ -16,7 +16,7 @@ static const struct {
 } eval_files[] = {{"eval-base.json", "base model", "base"}, {"eval.json", "tuned model", "tuned"}};
 
 typedef struct Page {
-    const char *dir, *machine;
+    const char *dir, *state, *machine;
     Series *series;
     int n_series;
     json_t *status, *eval[2]; // NULL: not there. eval: as eval_files
@@ -176,8 +176,8 @@ static void put_status(Page *p)
     static const char *const states[][2] = {
         {"completed", "✓"}, {"running", "…"}, {"preempted", "⏸"}, {"failed", "✗"}, // not by colour alone
     };
-    const char *state = json_string_value(json_object_get(p->status, "state"));
-    const char *reason = json_string_value(json_object_get(p->status, "reason"));
+    const char *state = p->state ? p->state : json_string_value(json_object_get(p->status, "state"));
+    const char *reason = p->state ? NULL : json_string_value(json_object_get(p->status, "reason"));
     for (size_t i = 0; state && i < COUNT_OF(states); i++)
         if (streq(state, states[i][0]))
             buf_printf(&p->out, "<span class=\"badge %s\">%s %s</span>", state, states[i][1], state);
@@ -479,9 +479,9 @@ static void page_free(Page *p)
     buf_free(&p->out);
 }
 
-int report_write(const char *output_dir, const char *machine)
+int report_write(const char *output_dir, const char *state, const char *machine)
 {
-    Page p = {.dir = output_dir, .machine = machine};
+    Page p = {.dir = output_dir, .state = state, .machine = machine};
     read_run(&p);
     put_page(&p);
     int status = file_write_atomic(tmpf("%s/report.html", output_dir), p.out.data, p.out.len);

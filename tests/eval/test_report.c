@@ -39,11 +39,24 @@ static char *report(const char *machine)
 {
     char *page;
     size_t bytes;
-    assert_int_equal(report_write(dir, machine), OK);
+    assert_int_equal(report_write(dir, NULL, machine), OK);
     assert_int_equal(file_read(tmpf("%s/report.html", dir), 1 << 26, &page, &bytes), OK);
     assert_int_equal(strlen(page), bytes);
     assert_true(utf8_valid(page, bytes, NULL));
     return page;
+}
+
+static void state_that_is_to_come(void **state)
+{
+    (void)state;
+    char *page;
+    size_t bytes;
+    put_file("status.json", "{\"state\": \"running\", \"reason\": \"why\"}");
+    assert_int_equal(report_write(dir, "completed", ""), OK);
+    assert_int_equal(file_read(tmpf("%s/report.html", dir), 1 << 26, &page, &bytes), OK);
+    assert_non_null(strstr(page, ">✓ completed<"));
+    assert_null(strstr(page, "running<"));
+    free(page);
 }
 
 // Every element that is opened is closed, in order; the few that HTML leaves open are known
@@ -169,7 +182,7 @@ static void previous_fault_is_kept(void **state)
 static void no_directory(void **state)
 {
     (void)state;
-    assert_true(report_write("/nonexistent/run", "") < 0);
+    assert_true(report_write("/nonexistent/run", NULL, "") < 0);
     error_clear();
 }
 
@@ -224,6 +237,7 @@ int main(void)
         IN_DIR(whole_run),
         IN_DIR(hostile_text),
         IN_DIR(previous_fault_is_kept),
+        IN_DIR(state_that_is_to_come),
         cmocka_unit_test(no_directory),
         cmocka_unit_test(axes),
         cmocka_unit_test(values),
