@@ -15,6 +15,7 @@
 //   Determinism: every output element is summed in an order that depends on the shapes alone; never on the number of threads,
 //     on scheduling, or on which rows share a micro-batch. No float atomics.
 #pragma once
+#include "attention.h"
 #include "base.h"
 #include "dtype.h"
 
@@ -39,18 +40,6 @@ static inline bf16_t f32_to_bf16(float f) // nearest even; NaN stays NaN
     if ((v.u & 0x7fffffffu) > 0x7f800000u) return (bf16_t)(v.u >> 16 | 0x40);
     return (bf16_t)((v.u + 0x7fffu + (v.u >> 16 & 1)) >> 16);
 }
-
-// Which queries see which keys. Sequence s owns query rows [q_start[s], q_start[s]+q_len[s]) of q and key rows
-// [k_start[s], k_start[s]+k_len[s]) of k and v; its last query sits at its last key (k_len >= q_len: the rest is a cache).
-// Query i of a sequence sees key j when j <= i + k_len - q_len and, with a window, j > i + k_len - q_len - window.
-typedef struct AttnShape {
-    int S;
-    const int32_t *q_start, *q_len, *k_start, *k_len; // (S), host
-    int NH, KV, D;                                    // query head h reads k/v head h / (NH / KV)
-    float scale;                                      // score = scale * q·k
-    float softcap;                                    // 0: none; else score = cap * tanh(score / cap), before the mask
-    int window;                                       // 0: none
-} AttnShape;
 
 // One linear layer's weight on a device, in the device's own layout (one copy; both directions read it).
 // Made by linear_pack; frozen weights are never held in any other form.

@@ -5,6 +5,7 @@
 // shapes and on that. Work is put on `stream` and errors are left for cudaGetLastError. `scratch`: as many bytes as NAME_scratch
 // says, 16-byte aligned, undefined before and after; it belongs to the call until `stream` has come past it.
 #pragma once
+#include "attention.h"
 #include "dtype.h"
 #include <cuda_runtime.h>
 #include <stdbool.h>
@@ -70,6 +71,45 @@ void cuda_row_squares(double *out, const float *x, int64_t rows, int64_t K, void
 void cuda_fix_add(int64_t *acc, const float *g, size_t n, int64_t limit, int *overflow, cudaStream_t stream);
 void cuda_acc_add(void *acc, const void *x, DType t, size_t n, cudaStream_t stream);
 void cuda_fix_read(float *g, const int64_t *acc, size_t n, cudaStream_t stream);
+
+// ---- attention.cu ----
+// The kernels find their work in a table made from an AttnShape's sequences, S, NH / KV and window; it serves forward and backward
+// of every layer. cuda_attn_table fills host memory of cuda_attn_table_bytes, which the caller copies to the device; the launchers
+// read AttnShape on the host as well. Heads up to 256 columns; q_len * (NH / KV)² < 2^32; scale > 0.
+// bf16 runs on the tensor core when D % 8 == 0 and all rows begin at multiples of 16 bytes.
+size_t cuda_attn_table_bytes(const AttnShape *a);
+void cuda_attn_table(void *host_table, const AttnShape *a);
+void cuda_attn_fwd(DType t, void *o, int64_t ldo, float *lse, const void *q, int64_t ldq, const void *k, const void *v,
+                   int64_t ldkv, const AttnShape *a, const void *table, cudaStream_t stream);
+// delta: scratch (NH, total queries)
+void cuda_attn_bwd(DType t, void *dq, int64_t lddq, void *dk, void *dv, int64_t lddkv, const void *dout, const void *o,
+                   int64_t ldo, const float *lse, const void *q, int64_t ldq, const void *k, const void *v,
+                   int64_t ldkv, const AttnShape *a, const void *table, float *delta, cudaStream_t stream);
+
+// ---- head.cu ----
+// Over a chunk of rows of logits z (rows, V) f32, row stride ldz, before the cap; V may be a shard's.
+// logp, lse, entropy: as head_fwd; each may be NULL
+void cuda_head_stats(float *logp, float *lse, float *entropy, const float *z, int64_t ldz, const int32_t *target,
+                     float softcap, int V, int rows, cudaStream_t stream);
+// The logits become their gradient, dz of head_bwd, of type t: bf16 takes the first half of each row, at row stride 2 ldz.
+void cuda_head_grad(DType t, float *z, int64_t ldz, const float *weight, const float *lse, const int32_t *target,
+                    float softcap, int V, int rows, cudaStream_t stream);
+// Both, with p and lse of these V alone; logp, lse may be NULL
+void cuda_head_loss(DType t, float *logp, float *lse, float *z, int64_t ldz, const float *weight, const int32_t *target,
+                    float softcap, int V, int rows, cudaStream_t stream);
+void cuda_softcap(float *z, float cap, size_t n, cudaStream_t stream); // z (n) = cap · tanh(z / cap)
+
+// ---- lora.cu ----
+// lora_ds and linear_dw of B in one pass over dy: ds (T,R) = scale · dy·B, db (N,R) f32 (+)= dyᵀ·s; s (T,R), b (N,R) as a plain array.
+// Worth it up to ranks of about 64. scratch: device memory of cuda_lora_bwd_scratch bytes, 16-byte aligned
+size_t cuda_lora_bwd_scratch(DType t, int N, int R, int T);
+void cuda_lora_bwd(DType t, void *ds, int64_t ldds, float *db, const void *dy, int64_t lddy, const void *s, int64_t lds,
+                   const void *b, float scale, bool accumulate, int N, int R, int T, void *scratch,
+                   cudaStream_t stream);
+// da (R,K) f32 (+)= dsᵀ·x
+size_t cuda_lora_da_scratch(DType t, int R, int K, int T);
+void cuda_lora_da(DType t, float *da, const void *ds, int64_t ldds, const void *x, int64_t ldx, bool accumulate, int R,
+                  int K, int T, void *scratch, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -233,6 +233,78 @@ static void convert(Device *d, void *dst, DType dst_t, const void *src, DType sr
     staging_end(&s);
 }
 
+// ---- attention ----
+typedef struct AttnRows { // of q and o, and of k and v
+    int64_t queries, keys;
+} AttnRows;
+
+static AttnRows attn_rows(const AttnShape *a)
+{
+    AttnRows n = {0, 0};
+    for (int s = 0; s < a->S; s++) {
+        n.queries = MAX(n.queries, (int64_t)a->q_start[s] + a->q_len[s]);
+        n.keys = MAX(n.keys, (int64_t)a->k_start[s] + a->k_len[s]);
+    }
+    return n;
+}
+
+static const void *attn_table(Staging *s, const AttnShape *a)
+{
+    void *table = staging_scratch(s, cuda_attn_table_bytes(a));
+    cuda_attn_table(table, a);
+    return table;
+}
+
+// Two operands of which one's rows may lie between the other's: one copy then.
+static void inout_two(Staging *s, void *x, void *y, size_t bytes, void **x_d, void **y_d)
+{
+    const ptrdiff_t apart = (char *)y - (char *)x;
+    if (apart > 0 && (size_t)apart < bytes) {
+        *x_d = staging_inout(s, "both", x, bytes + (size_t)apart);
+        *y_d = (char *)*x_d + apart;
+        return;
+    }
+    *x_d = staging_inout(s, "the first", x, bytes);
+    *y_d = staging_inout(s, "the second", y, bytes);
+}
+
+#define QUERIES_BYTES(ld) matrix_bytes(t, ld, (int64_t)a->NH * a->D, n.queries)
+#define KEYS_BYTES(ld)    matrix_bytes(t, ld, (int64_t)a->KV * a->D, n.keys)
+
+static void attn_fwd(Device *d, DType t, void *o, int64_t ldo, float *lse, const void *q, int64_t ldq, const void *k,
+                     const void *v, int64_t ldkv, const AttnShape *a)
+{
+    BEGIN("attn_fwd");
+    const AttnRows n = attn_rows(a);
+    INOUT(o, QUERIES_BYTES(ldo));
+    INOUT(lse, FLOATS(a->NH * n.queries));
+    IN(q, QUERIES_BYTES(ldq));
+    IN(k, KEYS_BYTES(ldkv));
+    IN(v, KEYS_BYTES(ldkv));
+    cuda_attn_fwd(t, o_d, ldo, lse_d, q_d, ldq, k_d, v_d, ldkv, a, attn_table(&s, a), NULL);
+    staging_end(&s);
+}
+
+static void attn_bwd(Device *d, DType t, void *dq, int64_t lddq, void *dk, void *dv, int64_t lddkv, const void *dout,
+                     const void *o, int64_t ldo, const float *lse, const void *q, int64_t ldq, const void *k,
+                     const void *v, int64_t ldkv, const AttnShape *a)
+{
+    BEGIN("attn_bwd");
+    const AttnRows n = attn_rows(a);
+    INOUT(dq, QUERIES_BYTES(lddq));
+    void *dk_d, *dv_d;
+    inout_two(&s, dk, dv, KEYS_BYTES(lddkv), &dk_d, &dv_d);
+    IN(dout, QUERIES_BYTES(ldo));
+    IN(o, QUERIES_BYTES(ldo));
+    IN(lse, FLOATS(a->NH * n.queries));
+    IN(q, QUERIES_BYTES(ldq));
+    IN(k, KEYS_BYTES(ldkv));
+    IN(v, KEYS_BYTES(ldkv));
+    cuda_attn_bwd(t, dq_d, lddq, dk_d, dv_d, lddkv, dout_d, o_d, ldo, lse_d, q_d, ldq, k_d, v_d, ldkv, a,
+                  attn_table(&s, a), staging_scratch(&s, FLOATS(a->NH * n.queries)), NULL);
+    staging_end(&s);
+}
+
 // ---- optimizer and gradient sums ----
 static void adamw(Device *d, float *p, float *m, float *v, const float *g, float g_scale, float lr, float beta1,
                   float beta2, float eps, float wd, int64_t step, size_t n)
@@ -319,6 +391,8 @@ int kernel_device_open(Device **out, CudahostOrder order, uint64_t seed)
                          .scatter_rows = scatter_rows,
                          .dropout = dropout,
                          .convert = convert,
+                         .attn_fwd = attn_fwd,
+                         .attn_bwd = attn_bwd,
                          .adamw = adamw,
                          .row_squares = row_squares,
                          .fix_add = fix_add,

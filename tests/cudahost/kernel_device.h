@@ -11,6 +11,8 @@ int kernel_device_open(Device **out, CudahostOrder order, uint64_t seed);
 // Instead of instruction sets: orders of threads, warps and blocks
 #define KERNEL_ISAS "forward", "reverse", "random", "another random"
 
+#define KERNEL_MOST_WORK 7e5 // threads of an executor are slow
+
 static inline int kernel_order_open(Device **out, const char *name)
 {
     if (streq(name, "forward")) return kernel_device_open(out, CUDAHOST_FORWARD, 0);

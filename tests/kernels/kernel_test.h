@@ -14,11 +14,13 @@
 // skipped.
 //
 // With KERNEL_TEST_DEVICES, the tests run over another device in the place of "cpu": a header that defines KERNEL_ISAS, names to stand
-// for instruction sets, and what opens by such a name (kernel_order_open) and for so many threads (kernel_threads_open).
+// for instruction sets, what opens by such a name (kernel_order_open) and for so many threads (kernel_threads_open), and KERNEL_MOST_WORK,
+// how many multiplications a case may take.
 #ifdef KERNEL_TEST_DEVICES
 #include KERNEL_TEST_DEVICES
 #else
-#define KERNEL_ISAS "avx512-bf16", "avx2", "generic"
+#define KERNEL_MOST_WORK INFINITY
+#define KERNEL_ISAS      "avx512-bf16", "avx2", "generic"
 #endif
 static const char *const kernel_isas[] = {KERNEL_ISAS};
 static const DType kernel_types[] = {DT_F32, DT_BF16};

@@ -37,6 +37,13 @@ static const Case cases[] = {
     {"several blocks, short window", 1, 1, 16, 5, 2, {600}, {1190}},
 };
 
+static bool too_long(const Case *c)
+{
+    double pairs = 0;
+    for (int s = 0; s < MAX_SEQS; s++) pairs += (double)c->q_len[s] * (c->k_len[s] ? c->k_len[s] : c->q_len[s]);
+    return pairs * c->NH * c->D > KERNEL_MOST_WORK;
+}
+
 // ---- operands -------------------------------------------------------------------------------------------------------
 typedef struct Work { // every array is as long as it must be and no longer
     DType t;
@@ -87,7 +94,8 @@ static void layout(Work *w, const Case *c, int first, int count)
 
 static Work work_new(const Case *c, DType t, int first, int count)
 {
-    Work w = {.t = t, .ldq = c->NH * c->D + 6, .ldkv = 2 * c->KV * c->D, .ldo = c->NH * c->D};
+    const int beside = c->D % 8 ? 6 : 8; // columns between rows of q; devices differ by whether rows are aligned
+    Work w = {.t = t, .ldq = c->NH * c->D + beside, .ldkv = 2 * c->KV * c->D, .ldo = c->NH * c->D};
     w.a = (AttnShape){0, NULL, NULL, NULL, NULL, c->NH, c->KV, c->D, 1 / sqrtf((float)c->D), c->softcap, c->window};
     layout(&w, c, first, count);
     size_t sizes[] = {w.nq, w.nkv, w.no, w.no, w.nq, w.nkv};
@@ -166,7 +174,8 @@ static void tuned_equals_reference(void **state)
         Device *tuned = open_isa(kernel_isas[i], 2);
         if (!tuned) continue;
         for (size_t c = 0; c < COUNT_OF(cases); c++)
-            for (size_t t = 0; t < COUNT_OF(kernel_types); t++) compare_case(tuned, ref, &cases[c], kernel_types[t]);
+            for (size_t t = 0; t < COUNT_OF(kernel_types) && !too_long(&cases[c]); t++)
+                compare_case(tuned, ref, &cases[c], kernel_types[t]);
         device_close(tuned);
     }
     device_close(ref);
@@ -260,6 +269,7 @@ static void packing_changes_no_bit(void **state)
         DType t = kernel_types[i % COUNT_OF(kernel_types)];
         Device *d = open_isa(kernel_isas[i / COUNT_OF(kernel_types)], 2);
         for (size_t c = 0; d && c < COUNT_OF(cases); c++) {
+            if (too_long(&cases[c])) continue;
             Work all = work_new(&cases[c], t, 0, MAX_SEQS);
             forward(d, &all);
             backward(d, &all);
@@ -282,6 +292,7 @@ static void threads_change_no_bit(void **state)
     for (size_t i = 0; i < COUNT_OF(cases) * COUNT_OF(kernel_types); i++) {
         const Case *c = &cases[i / COUNT_OF(kernel_types)];
         DType t = kernel_types[i % COUNT_OF(kernel_types)];
+        if (too_long(c)) continue;
         Work w[3];
         for (int n = 0; n < 3; n++) {
             Device *d = open_threads("cpu", n + 1);
