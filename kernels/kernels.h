@@ -18,6 +18,7 @@
 #include "attention.h"
 #include "base.h"
 #include "dtype.h"
+#include "gelu.h"
 
 size_t dtype_size(DType t);
 const char *dtype_name(DType t); // "f32", "bf16", ...

@@ -269,8 +269,8 @@ static void bwd_sum_heads(Device *d, DType t, void *dk, void *dv, int64_t lddkv,
             int64_t head = i % heads, key = i / heads;
             const float *x = share + head * group * next + key * 2 * columns;
             int64_t at = (a->k_start[s] + key) * lddkv + (kv0 + head) * a->D;
-            isa->attn_sum_heads(t, (void *)cpu_at(dk, t, at), x, next, group, a->scale, a->D);
-            isa->attn_sum_heads(t, (void *)cpu_at(dv, t, at), x + columns, next, group, 1, a->D);
+            isa->attn_sum_heads(t, cpu_row(dk, t, at), x, next, group, a->scale, a->D);
+            isa->attn_sum_heads(t, cpu_row(dv, t, at), x + columns, next, group, 1, a->D);
         }
         share += heads * group * next;
     }

@@ -75,6 +75,10 @@ static inline const void *cpu_at(const void *p, DType t, int64_t i) // address o
 {
     return (const char *)p + i * (t == DT_BF16 ? 2 : 4);
 }
+static inline void *cpu_row(const void *p, DType t, int64_t i) // the same, for rows that an inner loop may write
+{
+    return (void *)cpu_at(p, t, i);
+}
 
 #define OP(name, args)                                                                                                 \
     void name args;                                                                                                    \

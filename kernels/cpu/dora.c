@@ -68,7 +68,7 @@ void scale_cols(Device *d, DType t, void *y, int64_t ldy, const void *u, int64_t
     const IsaKernels *k = isa_kernels(d);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *N))
     for (int64_t i = 0; i < T; i++)
-        k->scale_cols_row(t, (void *)cpu_at(y, t, i * ldy), cpu_at(u, t, i * ldu), gain, bias,
+        k->scale_cols_row(t, cpu_row(y, t, i * ldy), cpu_at(u, t, i * ldu), gain, bias,
                           residual ? cpu_at(residual, t, i * ldy) : NULL, N);
 }
 
@@ -86,7 +86,7 @@ void scale_cols_bwd(Device *d, DType t, void *du, int64_t lddu, float *dm, const
         float *sum = dm ? partial + b * N : NULL;
         if (dm) memset(sum, 0, (size_t)N * sizeof *sum);
         for (int64_t i = b * BLOCK; i < MIN(T, (b + 1) * BLOCK); i++)
-            k->scale_cols_bwd_row(t, (void *)cpu_at(du, t, i * lddu), sum, cpu_at(dy, t, i * lddy),
+            k->scale_cols_bwd_row(t, cpu_row(du, t, i * lddu), sum, cpu_at(dy, t, i * lddy),
                                   dm ? cpu_at(u, t, i * ldu) : NULL, gain, N);
     }
     if (!dm) return;

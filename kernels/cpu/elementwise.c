@@ -200,11 +200,6 @@ void convert_ref(Device *d, void *dst, DType dst_t, const void *src, DType src_t
 
 // ---- tuned ----------------------------------------------------------------------------------------------------------
 // A row is one call of an inner loop; rows are independent, so nothing depends on who takes which.
-static void *row_at(const void *p, DType t, int64_t i)
-{
-    return (void *)cpu_at(p, t, i);
-}
-
 // A row of a packed table lies in words that are PANEL apart (gemm.h).
 static void embed_row(DType t, void *x, const Packed *table, int token, float scale)
 {
@@ -227,9 +222,9 @@ void embed_fwd(Device *d, DType t, void *x, const Packed *table, const int32_t *
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
     for (int64_t i = 0; i < T; i++)
         if (cpu_in_shard(tokens[i], table->N))
-            embed_row(t, row_at(x, t, i * C), table, tokens[i], scale);
+            embed_row(t, cpu_row(x, t, i * C), table, tokens[i], scale);
         else
-            memset(row_at(x, t, i * C), 0, (size_t)C * dtype_size(t));
+            memset(cpu_row(x, t, i * C), 0, (size_t)C * dtype_size(t));
 }
 
 // A thread owns channels, so that rows of the same token are added in token order.
@@ -242,7 +237,7 @@ void embed_bwd(Device *d, DType t, float *dtable, const void *dx, const int32_t 
     for (int c = 0; c < C; c += CHANNELS)
         for (int64_t i = 0; i < T; i++)
             if (cpu_in_shard(tokens[i], V))
-                k->add_scaled(t, dtable + (int64_t)tokens[i] * C + c, row_at(dx, t, i * C + c), scale,
+                k->add_scaled(t, dtable + (int64_t)tokens[i] * C + c, cpu_row(dx, t, i * C + c), scale,
                               MIN(CHANNELS, C - c));
 }
 
@@ -252,7 +247,7 @@ void rmsnorm_fwd(Device *d, DType t, void *y, float *rstd, const void *x, const 
     const IsaKernels *k = isa_kernels(d);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
     for (int64_t i = 0; i < T; i++)
-        rstd[i] = k->rmsnorm_fwd_row(t, row_at(y, t, i * C), row_at(x, t, i * C), w, w_offset, eps, C);
+        rstd[i] = k->rmsnorm_fwd_row(t, cpu_row(y, t, i * C), cpu_row(x, t, i * C), w, w_offset, eps, C);
 }
 
 void cpu_add_blocks(float *blocks, int count, int C)
@@ -274,7 +269,7 @@ void rmsnorm_bwd(Device *d, DType t, void *dx, float *dw, const void *dy, const 
         float *sum = dw ? partial + b * C : NULL;
         if (dw) memset(sum, 0, (size_t)C * sizeof *sum);
         for (int64_t i = b * BLOCK; i < MIN(T, (b + 1) * BLOCK); i++)
-            k->rmsnorm_bwd_row(t, row_at(dx, t, i * C), sum, row_at(dy, t, i * C), row_at(x, t, i * C), rstd[i], w,
+            k->rmsnorm_bwd_row(t, cpu_row(dx, t, i * C), sum, cpu_row(dy, t, i * C), cpu_row(x, t, i * C), rstd[i], w,
                                w_offset, accumulate, C);
     }
     if (!dw || !blocks) return;
@@ -289,7 +284,7 @@ void rope(Device *d, DType t, void *x, int64_t ldx, const float *cos, const floa
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *heads *rot))
     for (int64_t i = 0; i < T; i++) {
         int64_t angle = (int64_t)pos[i] * (rot / 2);
-        k->rope_row(t, row_at(x, t, i * ldx), cos + angle, sin + angle, inverse ? -1 : 1, heads, D, rot);
+        k->rope_row(t, cpu_row(x, t, i * ldx), cos + angle, sin + angle, inverse ? -1 : 1, heads, D, rot);
     }
 }
 
@@ -297,7 +292,7 @@ void swiglu_fwd(Device *d, DType t, void *a, const void *gu, int F, int T)
 {
     const IsaKernels *k = isa_kernels(d);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *F))
-    for (int64_t i = 0; i < T; i++) k->swiglu_fwd_row(t, row_at(a, t, i * F), row_at(gu, t, i * 2 * F), F);
+    for (int64_t i = 0; i < T; i++) k->swiglu_fwd_row(t, cpu_row(a, t, i * F), cpu_row(gu, t, i * 2 * F), F);
 }
 
 void swiglu_bwd(Device *d, DType t, void *dgu, void *a, const void *da, const void *gu, int F, int T)
@@ -305,24 +300,24 @@ void swiglu_bwd(Device *d, DType t, void *dgu, void *a, const void *da, const vo
     const IsaKernels *k = isa_kernels(d);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *F))
     for (int64_t i = 0; i < T; i++)
-        k->swiglu_bwd_row(t, row_at(dgu, t, i * 2 * F), a ? row_at(a, t, i * F) : NULL, row_at(da, t, i * F),
-                          row_at(gu, t, i * 2 * F), F);
+        k->swiglu_bwd_row(t, cpu_row(dgu, t, i * 2 * F), a ? cpu_row(a, t, i * F) : NULL, cpu_row(da, t, i * F),
+                          cpu_row(gu, t, i * 2 * F), F);
 }
 
 void gather_rows(Device *d, DType t, void *y, const void *x, const int32_t *idx, int C, int rows)
 {
     size_t bytes = (size_t)C * dtype_size(t);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)rows *C))
-    for (int64_t i = 0; i < rows; i++) memcpy(row_at(y, t, i * C), row_at(x, t, (int64_t)idx[i] * C), bytes);
+    for (int64_t i = 0; i < rows; i++) memcpy(cpu_row(y, t, i * C), cpu_row(x, t, (int64_t)idx[i] * C), bytes);
 }
 
 void scatter_rows(Device *d, DType t, void *x, const void *y, const int32_t *idx, int C, int rows, int T)
 {
     size_t bytes = (size_t)C * dtype_size(t);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
-    for (int64_t i = 0; i < T; i++) memset(row_at(x, t, i * C), 0, bytes);
+    for (int64_t i = 0; i < T; i++) memset(cpu_row(x, t, i * C), 0, bytes);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)rows *C))
-    for (int64_t i = 0; i < rows; i++) memcpy(row_at(x, t, (int64_t)idx[i] * C), row_at(y, t, i * C), bytes);
+    for (int64_t i = 0; i < rows; i++) memcpy(cpu_row(x, t, (int64_t)idx[i] * C), cpu_row(y, t, i * C), bytes);
 }
 
 void dropout(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const uint64_t *row_key,
@@ -331,7 +326,7 @@ void dropout(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ld
     const IsaKernels *k = isa_kernels(d);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
     for (int64_t i = 0; i < T; i++)
-        k->dropout_row(t, row_at(y, t, i * ldy), row_at(x, t, i * ldx), row_key[i], stream, p, accumulate, c0, C);
+        k->dropout_row(t, cpu_row(y, t, i * ldy), cpu_row(x, t, i * ldx), row_key[i], stream, p, accumulate, c0, C);
 }
 
 void convert(Device *d, void *dst, DType dst_t, const void *src, DType src_t, size_t n)

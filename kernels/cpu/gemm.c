@@ -130,7 +130,7 @@ static GemmOut out_at(const GemmOut *o, int row, int column)
 {
     GemmOut at = *o;
     int64_t i = row * o->ld + column;
-    at.y = (void *)cpu_at(o->y, o->t, i);
+    at.y = cpu_row(o->y, o->t, i);
     if (o->add) at.add = cpu_at(o->add, o->t, i);
     if (o->bias) at.bias = o->bias + column;
     return at;

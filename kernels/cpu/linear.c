@@ -87,7 +87,7 @@ void linear_unpack(Device *d, const Packed *w, int n0, int rows, void *dst, DTyp
     check_rows(w, n0, rows);
 #pragma omp parallel for num_threads(cpu_team(d, (int64_t)rows * w->K))
     for (int i = 0; i < rows; i += PANEL)
-        cpu_unpack_rows(w, n0 + i, MIN(PANEL, rows - i), (void *)cpu_at(dst, dst_t, i * ld), dst_t, ld);
+        cpu_unpack_rows(w, n0 + i, MIN(PANEL, rows - i), cpu_row(dst, dst_t, i * ld), dst_t, ld);
 }
 
 // ---- references -----------------------------------------------------------------------------------------

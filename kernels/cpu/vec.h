@@ -149,6 +149,13 @@ INLINE vf vf_select(vi mask, vf a, vf b) // mask (all ones or none, lane by lane
 #endif
 }
 
+INLINE vf vf_first(vf v, int n) // the first n lanes, 0 in the others
+{
+    vi lane;
+    for (int i = 0; i < VL; i++) lane[i] = i;
+    return vf_select(lane < n, v, vf_set(0));
+}
+
 INLINE float vf_sum(vf v) // halves are added, then quarters, ...: the order is fixed
 {
     float a[VL];
