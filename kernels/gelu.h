@@ -7,13 +7,6 @@ typedef enum Gelu {
     GELU_QUICK, // "quick_gelu": CLIP
 } Gelu;
 
-// The approximations are x * sigmoid(x (a + b x²)).
-typedef struct GeluCubic {
-    float a, b;
-} GeluCubic;
-
-static inline GeluCubic gelu_cubic(Gelu kind)
-{
-    const float k = 1.5957691216f; // 2 sqrt(2 / pi)
-    return kind == GELU_TANH ? (GeluCubic){k, k * 0.044715f} : (GeluCubic){1.702f, 0};
-}
+// The approximations are x * sigmoid(x (A + B x²)); 1.5957... = 2 sqrt(2 / pi).
+#define GELU_A(kind) ((kind) == GELU_TANH ? 1.5957691216f : 1.702f)
+#define GELU_B(kind) ((kind) == GELU_TANH ? 1.5957691216f * 0.044715f : 0.0f)

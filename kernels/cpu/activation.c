@@ -20,9 +20,8 @@ static Gate gate_at(Gelu kind, double x)
         const double g = erfc(-x * 0.70710678118654752) / 2;
         return (Gate){g, g + x * exp(-x * x / 2) * 0.39894228040143268}; // 1 / sqrt(2 pi)
     }
-    const GeluCubic c = gelu_cubic(kind);
-    const double s = 1 / (1 + exp(-x * ((double)c.a + (double)c.b * x * x)));
-    return (Gate){s, s + x * s * (1 - s) * ((double)c.a + 3 * (double)c.b * x * x)};
+    const double a = GELU_A(kind), b = GELU_B(kind), s = 1 / (1 + exp(-x * (a + b * x * x)));
+    return (Gate){s, s + x * s * (1 - s) * (a + 3 * b * x * x)};
 }
 
 void gelu_fwd_ref(Device *d, DType t, Gelu kind, void *y, const void *x, size_t n)

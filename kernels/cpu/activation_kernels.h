@@ -27,10 +27,10 @@ INLINE VecGate gelu_gate(const Gelu kind, vf x)
         const vf g = vf_select(x < vf_set(0), far, vf_set(1) - far);
         return (VecGate){g, vf_fma(x * vf_set(0.39894228f), vf_exp(x * x * vf_set(-0.5f)), g)};
     }
-    const GeluCubic c = gelu_cubic(kind);
+    const vf a = vf_set(GELU_A(kind)), b = vf_set(GELU_B(kind));
     const vf square = vf_min(x * x, vf_set(1e4f)); // s is 0 or 1 beyond
-    const vf s = vf_sigmoid(x * vf_fma(square, vf_set(c.b), vf_set(c.a)));
-    const vf inner = vf_fma(square, vf_set(3 * c.b), vf_set(c.a));
+    const vf s = vf_sigmoid(x * vf_fma(square, b, a));
+    const vf inner = vf_fma(square, vf_set(3) * b, a);
     return (VecGate){s, vf_fma(x * s * (vf_set(1) - s), inner, s)};
 }
 

@@ -7,6 +7,7 @@
 #pragma once
 #include "attention.h"
 #include "dtype.h"
+#include "gelu.h"
 #include <cuda_runtime.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -36,6 +37,13 @@ void cuda_convert(void *dst, DType dst_t, const void *src, DType src_t, size_t n
 // The same of a matrix with row strides: what linear_pack and linear_unpack do
 void cuda_convert_rows(void *dst, DType dst_t, int64_t ld_dst, const void *src, DType src_t, int64_t ld_src,
                        int64_t width, int64_t rows, cudaStream_t stream);
+
+// ---- activation.cu ----
+void cuda_gelu_fwd(DType t, Gelu kind, void *y, const void *x, size_t n, cudaStream_t stream);
+void cuda_gelu_bwd(DType t, Gelu kind, void *dx, const void *dy, const void *x, size_t n, cudaStream_t stream);
+void cuda_geglu_fwd(DType t, Gelu kind, void *a, const void *gu, int F, int T, cudaStream_t stream);
+void cuda_geglu_bwd(DType t, Gelu kind, void *dgu, void *a, const void *da, const void *gu, int F, int T,
+                    cudaStream_t stream);
 
 // ---- norm.cu ----
 void cuda_rmsnorm_fwd(DType t, void *y, float *rstd, const void *x, const float *w, float w_offset, float eps, int C,

@@ -193,6 +193,45 @@ static void swiglu_bwd(Device *d, DType t, void *dgu, void *a, const void *da, c
     staging_end(&s);
 }
 
+static void gelu_fwd(Device *d, DType t, Gelu kind, void *y, const void *x, size_t n)
+{
+    BEGIN("gelu_fwd");
+    INOUT(y, rows_bytes(t, (int64_t)n, 1));
+    IN(x, rows_bytes(t, (int64_t)n, 1));
+    cuda_gelu_fwd(t, kind, y_d, x_d, n, NULL);
+    staging_end(&s);
+}
+
+static void gelu_bwd(Device *d, DType t, Gelu kind, void *dx, const void *dy, const void *x, size_t n)
+{
+    BEGIN("gelu_bwd");
+    INOUT(dx, rows_bytes(t, (int64_t)n, 1));
+    IN(dy, rows_bytes(t, (int64_t)n, 1));
+    IN(x, rows_bytes(t, (int64_t)n, 1));
+    cuda_gelu_bwd(t, kind, dx_d, dy_d, x_d, n, NULL);
+    staging_end(&s);
+}
+
+static void geglu_fwd(Device *d, DType t, Gelu kind, void *a, const void *gu, int F, int T)
+{
+    BEGIN("geglu_fwd");
+    INOUT(a, rows_bytes(t, F, T));
+    IN(gu, rows_bytes(t, 2 * (int64_t)F, T));
+    cuda_geglu_fwd(t, kind, a_d, gu_d, F, T, NULL);
+    staging_end(&s);
+}
+
+static void geglu_bwd(Device *d, DType t, Gelu kind, void *dgu, void *a, const void *da, const void *gu, int F, int T)
+{
+    BEGIN("geglu_bwd");
+    INOUT(dgu, rows_bytes(t, 2 * (int64_t)F, T));
+    INOUT(a, rows_bytes(t, F, T));
+    IN(da, rows_bytes(t, F, T));
+    IN(gu, rows_bytes(t, 2 * (int64_t)F, T));
+    cuda_geglu_bwd(t, kind, dgu_d, a_d, da_d, gu_d, F, T, NULL);
+    staging_end(&s);
+}
+
 static void gather_rows(Device *d, DType t, void *y, const void *x, const int32_t *idx, int C, int rows)
 {
     BEGIN("gather_rows");
@@ -387,6 +426,10 @@ int kernel_device_open(Device **out, CudahostOrder order, uint64_t seed)
                          .rope = rope,
                          .swiglu_fwd = swiglu_fwd,
                          .swiglu_bwd = swiglu_bwd,
+                         .gelu_fwd = gelu_fwd,
+                         .gelu_bwd = gelu_bwd,
+                         .geglu_fwd = geglu_fwd,
+                         .geglu_bwd = geglu_bwd,
                          .gather_rows = gather_rows,
                          .scatter_rows = scatter_rows,
                          .dropout = dropout,
