@@ -60,16 +60,16 @@ __global__ void __launch_bounds__(ROW_THREADS)
         if constexpr (WHAT == SUM_DY_U) load_n<N>(gain, a.gain + c);
 #pragma unroll 4
         for (int64_t row = first + (int)threadIdx.y; row < end; row += blockDim.y) {
-            float d[N], v[N] = {}, r = 1;
+            float d[N], v[N] = {}, r = 1, shift = 0;
             load_n<N>(d, dy + row * a.lddy + c);
             if constexpr (WHAT != SUM_DY) load_n<N>(v, u + row * a.ldu + c);
-            if constexpr (WHAT == SUM_DY_U_ROW) r = a.row_scale[row];
+            if constexpr (WHAT == SUM_DY_U_ROW) r = a.row_scale[row], shift = a.row_shift ? a.row_shift[row] : 0;
 #pragma unroll
             for (int i = 0; i < N; i++) {
                 if constexpr (WHAT == SUM_DY)
                     sum[i] += d[i];
                 else
-                    sum[i] = fmaf(WHAT == SUM_DY_U_ROW ? d[i] * r : d[i], v[i], sum[i]);
+                    sum[i] = fmaf(WHAT == SUM_DY_U_ROW ? d[i] * r : d[i], v[i] - shift, sum[i]);
                 d[i] *= gain[i];
             }
             if constexpr (WHAT == SUM_DY_U) store_n<N>(du + row * a.lddu + c, d);

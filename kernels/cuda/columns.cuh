@@ -10,7 +10,7 @@ void sum_partials(float *out, const float *partial, int count, int C, const floa
 // What one pass over two matrices of the same shape sums up, and writes beside it:
 //   SUM_DY        dy                                            (dy alone is read)
 //   SUM_DY_U      dy * u, and du = gain * dy
-//   SUM_DY_U_ROW  dy * u * row_scale[row]
+//   SUM_DY_U_ROW  dy * (u - row_shift[row]) * row_scale[row]; row_shift NULL: 0
 enum ColumnSum { SUM_DY, SUM_DY_U, SUM_DY_U_ROW };
 struct ColumnArgs {
     void *du; // may be dy or u
@@ -19,7 +19,7 @@ struct ColumnArgs {
     int64_t lddy;
     const void *u;
     int64_t ldu;
-    const float *gain, *row_scale;
+    const float *gain, *row_scale, *row_shift;
     int C, rows;
 };
 int column_partials(int C, int rows); // how many partials of C columns a pass writes; 0 of no rows

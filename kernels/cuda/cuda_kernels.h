@@ -52,8 +52,16 @@ size_t cuda_rmsnorm_bwd_scratch(int C, int T); // for dw; 16-byte aligned
 void cuda_rmsnorm_bwd(DType t, void *dx, float *dw, const void *dy, const void *x, const float *rstd, const float *w,
                       float w_offset, bool accumulate, int C, int T, void *scratch, cudaStream_t stream);
 
+// ---- layernorm.cu ----
+// scratch of cuda_column_sums_scratch(C, T), for dw and db
+void cuda_layernorm_fwd(DType t, void *y, float *mean, float *rstd, const void *x, const float *w, const float *b,
+                        float eps, int C, int T, cudaStream_t stream);
+void cuda_layernorm_bwd(DType t, void *dx, float *dw, float *db, const void *dy, const void *x, const float *mean,
+                        const float *rstd, const float *w, bool accumulate, int C, int T, void *scratch,
+                        cudaStream_t stream);
+
 // ---- columns.cu ----
-size_t cuda_column_sums_scratch(int N, int T); // of bias_grad, and of scale_cols_bwd with dm
+size_t cuda_column_sums_scratch(int N, int T); // of bias_grad, layernorm_bwd, and scale_cols_bwd with dm
 void cuda_bias_grad(DType t, float *db, const void *dy, int64_t lddy, int N, bool accumulate, int T, void *scratch,
                     cudaStream_t stream);
 

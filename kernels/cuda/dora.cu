@@ -60,7 +60,7 @@ void cuda_scale_cols_bwd(DType t, void *du, int64_t lddu, float *dm, const void 
                          int64_t ldu, const float *gain, const float *inv_norm, bool accumulate, int N, int T,
                          void *scratch, cudaStream_t stream)
 {
-    const ColumnArgs a = {du, lddu, dy, lddy, u, ldu, gain, NULL, N, T};
+    const ColumnArgs a = {du, lddu, dy, lddy, u, ldu, gain, NULL, NULL, N, T};
     float *partial = (float *)scratch;
     if (N == 0) return;
     if (!dm) {

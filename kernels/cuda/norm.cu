@@ -3,30 +3,9 @@
 // A row is read once and held in registers by WARPS warps, HELD vectors of 16 bytes to a thread: vector v belongs to thread
 // v % (WARPS * 32). Rows too long for that, and those that do not begin at a multiple of 16 bytes, go through kernels that
 // read a row twice (the second time out of L1 or L2).
-#include "columns.cuh"
-
-// ---- sums over the warps of a row ----
-// The sum over the WARPS warps of a row, of `groups` in the block, the same to all of its threads. scratch: two lines of as many
-// floats as the block has warps; `turn` alternates, so that one barrier is enough. All threads of the block come when WARPS > 1.
-template <int WARPS> DEVICE float row_sum(float v, float *scratch, int turn)
-{
-    v = warp_sum(v);
-    if constexpr (WARPS == 1) return v;
-    const int warps = (int)blockDim.x / WARP, warp = (int)threadIdx.x / WARP;
-    float *line = scratch + turn * warps;
-    if (threadIdx.x % WARP == 0) line[warp] = v;
-    __syncthreads();
-    float sum = 0;
-#pragma unroll
-    for (int w = 0; w < WARPS; w++) sum += line[warp / WARPS * WARPS + w];
-    return sum;
-}
+#include "norm.cuh"
 
 // ---- forward ----
-constexpr int NORM_HELD = 4;                                    // vectors of a thread
-constexpr int NORM_ROWS = 4;                                    // rows of a block, where a warp holds one
-constexpr int LONG_WARPS = 8, LONG_THREADS = LONG_WARPS * WARP; // of the kernels that read twice
-
 template <typename T, int WARPS>
 __global__ void __launch_bounds__((WARPS == 1 ? NORM_ROWS : WARPS) * WARP)
     rmsnorm_fwd(T *__restrict__ y, float *__restrict__ rstd, const T *__restrict__ x, const float *__restrict__ w,

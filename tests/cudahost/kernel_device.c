@@ -160,6 +160,37 @@ static void rmsnorm_bwd(Device *d, DType t, void *dx, float *dw, const void *dy,
     staging_end(&s);
 }
 
+static void layernorm_fwd(Device *d, DType t, void *y, float *mean, float *rstd, const void *x, const float *w,
+                          const float *b, float eps, int C, int T)
+{
+    BEGIN("layernorm_fwd");
+    INOUT(y, rows_bytes(t, C, T));
+    INOUT(mean, FLOATS(T));
+    INOUT(rstd, FLOATS(T));
+    IN(x, rows_bytes(t, C, T));
+    IN(w, FLOATS(C));
+    IN(b, FLOATS(C));
+    cuda_layernorm_fwd(t, y_d, mean_d, rstd_d, x_d, w_d, b_d, eps, C, T, NULL);
+    staging_end(&s);
+}
+
+static void layernorm_bwd(Device *d, DType t, void *dx, float *dw, float *db, const void *dy, const void *x,
+                          const float *mean, const float *rstd, const float *w, bool accumulate, int C, int T)
+{
+    BEGIN("layernorm_bwd");
+    INOUT(dx, rows_bytes(t, C, T));
+    INOUT(dw, FLOATS(C));
+    INOUT(db, FLOATS(C));
+    IN(dy, rows_bytes(t, C, T));
+    IN(x, rows_bytes(t, C, T));
+    IN(mean, FLOATS(T));
+    IN(rstd, FLOATS(T));
+    IN(w, FLOATS(C));
+    cuda_layernorm_bwd(t, dx_d, dw_d, db_d, dy_d, x_d, mean_d, rstd_d, w_d, accumulate, C, T,
+                       staging_scratch(&s, cuda_column_sums_scratch(C, T)), NULL);
+    staging_end(&s);
+}
+
 static void rope(Device *d, DType t, void *x, int64_t ldx, const float *cos, const float *sin, const int32_t *pos,
                  int heads, int D, int rot, bool inverse, int T)
 {
@@ -423,6 +454,8 @@ int kernel_device_open(Device **out, CudahostOrder order, uint64_t seed)
                          .embed_bwd = embed_bwd,
                          .rmsnorm_fwd = rmsnorm_fwd,
                          .rmsnorm_bwd = rmsnorm_bwd,
+                         .layernorm_fwd = layernorm_fwd,
+                         .layernorm_bwd = layernorm_bwd,
                          .rope = rope,
                          .swiglu_fwd = swiglu_fwd,
                          .swiglu_bwd = swiglu_bwd,

@@ -28,8 +28,7 @@ static void known_values(void **state)
         for (size_t k = 0; k < COUNT_OF(want); k++) {
             float y[COUNT_OF(x)];
             d->op.gelu_fwd(d, DT_F32, want[k].kind, y, x, COUNT_OF(x));
-            for (size_t i = 0; i < COUNT_OF(x); i++)
-                assert_float_equal(y[i], want[k].y[i], 3e-6 * fabs(want[k].y[i]));
+            for (size_t i = 0; i < COUNT_OF(x); i++) assert_float_equal(y[i], want[k].y[i], 3e-6 * fabs(want[k].y[i]));
         }
         device_close(d);
     }
