@@ -84,7 +84,7 @@ done:
 }
 
 // size, rank: of this rank's group, and in it; size 0: not known before
-static int split_off(Comm **out, Comm *c, int color, int key, int size, int rank)
+static int split_host(Comm **out, Comm *c, int color, int key, int size, int rank)
 {
     Comm *part = xcalloc(1, sizeof *part);
     const uint64_t parent[] = {c->group, c->parts++, (uint64_t)color};
@@ -101,7 +101,15 @@ static int split_off(Comm **out, Comm *c, int color, int key, int size, int rank
         return status;
     }
     activity_open(part);
-    status = c->device ? comm_use_device(part, c->device, c->wire != &wire_staged) : OK;
+    *out = part;
+    return OK;
+}
+
+static int split_off(Comm **out, Comm *c, int color, int key, int size, int rank)
+{
+    Comm *part;
+    TRY(split_host(&part, c, color, key, size, rank));
+    int status = c->device ? comm_use_device(part, c->device, c->wire != &wire_staged) : OK;
     if (status < 0)
         comm_close(part);
     else
@@ -123,6 +131,13 @@ int comm_use_device(Comm *c, Device *d, bool direct)
 int comm_split(Comm **out, Comm *c, int color, int key)
 {
     return split_off(out, c, color, key, 0, 0);
+}
+
+int comm_split_host(Comm **out, Comm *c, int color, int key, size_t room)
+{
+    TRY(split_host(out, c, color, key, 0, 0));
+    (*out)->room = room;
+    return OK;
 }
 
 int comm_split_grid(Comm **out, Comm *c, int columns, bool row)
@@ -208,7 +223,7 @@ size_t comm_footprint(const Comm *c)
 {
     enum { MPI_BYTES = 12 << 20 }; // measured with MPICH 4.0 over UCX, 2 to 8 ranks
     if (c->size == 1) return 0;
-    return (c->world ? MPI_BYTES : 0) + shm_resident_bytes(c->local_size, c->largest);
+    return (c->world ? MPI_BYTES : 0) + shm_resident_bytes(c->local_size, c->room, c->largest);
 }
 
 void *comm_mpi_handle(const Comm *c)
@@ -287,6 +302,32 @@ int comm_reduce_scatter_parts(Comm *c, void *x, const size_t *start, DType t)
         status = far(c, x) ? c->wire->reduce_scatter_parts(c->wire_impl, x, start, t)
                            : c->ops->reduce_scatter_parts(c, x, start, t);
     return counted(c, bytes, bytes, 1, began, status);
+}
+
+// Of all blocks together.
+static size_t checked_blocks(const Comm *c, const CommBlock *b, DType t)
+{
+    size_t bytes = 0;
+    for (int r = 0; r < c->size; r++) {
+        size_t elements = 0, reach = 0;
+        ASSERT(mul_ok(b[r].rows, b[r].count, &elements) && mul_ok(b[r].rows, b[r].stride, &reach));
+        ASSERT(b[r].rows < 2 || b[r].stride >= b[r].count);
+        ASSERT(b[r].at || !elements || c->ops == &comm_fake);
+        ASSERT(!device_owns(c->device, b[r].at));
+        (void)checked_bytes(reach, t);
+        bytes += checked_bytes(elements, t);
+    }
+    return bytes;
+}
+
+int comm_exchange(Comm *c, const CommBlock *out, const CommBlock *in, DType t)
+{
+    const size_t bytes = checked_blocks(c, out, t), size = dtype_size(t);
+    (void)checked_blocks(c, in, t);
+    ASSERT(block_bytes(&out[c->rank], size) == block_bytes(&in[c->rank], size));
+    double start = activity_enter(c, "exchange");
+    if (out[c->rank].at) block_copy(&in[c->rank], &out[c->rank], size);
+    return counted(c, bytes, bytes, 1, start, c->size > 1 ? c->ops->exchange(c, out, in, t) : OK);
 }
 
 int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root)

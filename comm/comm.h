@@ -18,6 +18,9 @@ typedef struct CommConfig {
 int comm_open(Comm **out, const CommConfig *c); // the world. Refuses a one-rank world inside a multi-task srun step
 void comm_close(Comm *c);                       // NULL is fine; a barrier first, so that no rank leaves early
 int comm_split(Comm **out, Comm *c, int color, int key); // as MPI_Comm_split
+// The same for host memory alone, whatever c is used for; on one node each rank can show the others `room` bytes at once (as far as
+// memory allows), for payloads that are large.
+int comm_split_host(Comm **out, Comm *c, int color, int key, size_t room);
 // The ranks as a grid of `columns` columns, rank r at row r / columns: the group of this rank's row, or of its column.
 int comm_split_grid(Comm **out, Comm *c, int columns, bool row);
 // The group of ranks [first, first + count), which this rank is one of; the others call it with the range that they are in.
@@ -41,6 +44,14 @@ int comm_all_reduce(Comm *c, void *x, size_t count, DType t, ReduceOp op); // in
 // reduce-scatter gives the sum over the ranks in the own part and leaves the rest of x undefined.
 int comm_all_gather_parts(Comm *c, void *x, const size_t *start, DType t);
 int comm_reduce_scatter_parts(Comm *c, void *x, const size_t *start, DType t);
+// `rows` runs of `count` elements each, `stride` elements from the beginning of one to that of the next.
+typedef struct CommBlock {
+    void *at;
+    size_t rows, count, stride;
+} CommBlock;
+// Each rank has a block for each (size entries each): out[r] goes to rank r, and in[r] is where rank r's comes to: as many elements,
+// in runs of whatever length. Host memory; no block of `in` lies over another one, or over one of `out`.
+int comm_exchange(Comm *c, const CommBlock *out, const CommBlock *in, DType t);
 int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root); // x must be writable on the root too
 int comm_barrier(Comm *c);
 // All ranks return the worst status (the most negative but E_PREEMPTED only when nothing is worse). The lowest rank with that

@@ -17,6 +17,7 @@ typedef struct CommOps {
     int (*all_reduce)(Comm *c, void *x, size_t count, DType t, ReduceOp op);
     int (*all_gather_parts)(Comm *c, void *x, const size_t *start, DType t);
     int (*reduce_scatter_parts)(Comm *c, void *x, const size_t *start, DType t);
+    int (*exchange)(Comm *c, const CommBlock *out, const CommBlock *in, DType t); // all but the rank's own
     int (*broadcast)(Comm *c, void *x, size_t bytes, int root);
     int (*barrier)(Comm *c);
     void (*abort)(Comm *c,
@@ -44,6 +45,7 @@ struct Comm {
     const CommOps *ops;
     int rank, size, local_rank, local_size;
     bool world;
+    size_t room;    // that was asked for in the windows of shared memory; 0: none in particular
     Device *device; // whose memory it may be handed; NULL: the host's alone
     const CommWire *wire;
     void *wire_impl;
@@ -69,6 +71,13 @@ struct Comm {
 // out[i] = in[0][i] op in[1][i] op ... in[n - 1][i], in this order. out may be one of the in.
 void reduce_ranks(void *out, const void *const *in, int n, size_t count, DType t, ReduceOp op);
 void reduce_into(void *x, const void *y, size_t count, DType t, ReduceOp op); // x[i] = x[i] op y[i]
+
+// ---- blocks.c: the bytes of a block, one run behind the other; size: of an element ----
+size_t block_bytes(const CommBlock *b, size_t size);
+// Bytes [from, from + n) out of the block to memory without gaps, and back.
+void block_pack(void *to, const CommBlock *b, size_t size, size_t from, size_t n);
+void block_unpack(const CommBlock *b, size_t size, size_t from, size_t n, const void *packed);
+void block_copy(const CommBlock *to, const CommBlock *b, size_t size);
 
 // ---- activity.c: brackets a collective; both tell the time in ms ----
 void activity_open(Comm *c); // from now on the group is told of

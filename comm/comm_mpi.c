@@ -252,6 +252,15 @@ static int mpi_reduce_scatter_parts(Comm *c, void *x, const size_t *start, DType
     return OK;
 }
 
+static int mpi_exchange(Comm *c, const CommBlock *out, const CommBlock *in, DType t)
+{
+    const MpiComm *m = c->impl;
+    TRY(find_neighbours(c));
+    if (!m->window || m->speaker) return message_exchange(c, out, in, t);
+    shm_exchange(m->window, out, in, dtype_size(t));
+    return OK;
+}
+
 static int mpi_broadcast(Comm *c, void *x, size_t bytes, int root)
 {
     const MpiComm *m = c->impl;
@@ -288,6 +297,7 @@ const CommOps comm_mpi = {
     .all_reduce = mpi_all_reduce,
     .all_gather_parts = mpi_all_gather_parts,
     .reduce_scatter_parts = mpi_reduce_scatter_parts,
+    .exchange = mpi_exchange,
     .broadcast = mpi_broadcast,
     .barrier = mpi_barrier,
     .abort = mpi_abort,

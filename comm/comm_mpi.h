@@ -40,4 +40,5 @@ int message_broadcast(const Comm *c, void *x, size_t bytes, int root);
 int message_all_gather(const Comm *c, void *x, const size_t *start, DType t);
 // A part's sum goes to who speaks for the part's rank.
 int message_reduce_scatter(const Comm *c, void *x, const size_t *start, DType t);
+int message_exchange(const Comm *c, const CommBlock *out, const CommBlock *in, DType t); // of all ranks in any case
 int message_barrier(const Comm *c);

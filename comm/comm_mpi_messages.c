@@ -8,7 +8,9 @@
 // Large payloads travel in pieces, a few at a time: MPI's large all-reduce runs at half the rate of the same
 // in 1 MiB pieces.
 #include "comm_mpi.h"
+#include <limits.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <time.h>
 
 enum { PIECE_BYTES = 1 << 20, PIECES_AT_ONCE = 4 };
@@ -175,6 +177,47 @@ int message_reduce_scatter(const Comm *c, void *x, const size_t *start, DType t)
     for (int r = 0; r < c->size; r++)
         TRY(start_reduce(&p, (char *)x + start[r] * size, start[r + 1] - start[r], t, speaker_of(&p, r)));
     return end_all(&p);
+}
+
+// Runs of a block become a type of MPI's, which counts them in int.
+static int block_type(const CommBlock *b, size_t size, MPI_Datatype *out)
+{
+    ASSERT(b->rows <= INT_MAX && b->count * size <= INT_MAX);
+    TRY(mpi_check(
+        MPI_Type_create_hvector((int)b->rows, (int)(b->count * size), (MPI_Aint)(b->stride * size), MPI_BYTE, out),
+        "exchange"));
+    return mpi_check(MPI_Type_commit(out), "exchange");
+}
+
+static int start_block(const MpiComm *m, const CommBlock *b, size_t size, int peer, bool sends, MPI_Request *request)
+{
+    MPI_Datatype type;
+    if (!block_bytes(b, size)) return OK;
+    TRY(block_type(b, size, &type));
+    int rc = sends ? MPI_Isend(b->at, 1, type, peer, 0, m->comm, request)
+                   : MPI_Irecv(b->at, 1, type, peer, 0, m->comm, request);
+    MPI_Type_free(&type); // when what it is used for has been done
+    return mpi_check(rc, "exchange");
+}
+
+int message_exchange(const Comm *c, const CommBlock *out, const CommBlock *in, DType t)
+{
+    const MpiComm *m = c->impl;
+    const size_t n = (size_t)c->size, size = dtype_size(t);
+    MPI_Request *request = xmalloc(2 * n * sizeof *request);
+    int status = OK;
+    for (size_t i = 0; i < 2 * n; i++) request[i] = MPI_REQUEST_NULL;
+    for (int i = 1; i < c->size && status == OK; i++) {
+        const int from = (c->rank + c->size - i) % c->size;
+        status = start_block(m, &in[from], size, from, false, &request[i]);
+    }
+    for (int i = 1; i < c->size && status == OK; i++) {
+        const int to = (c->rank + i) % c->size;
+        status = start_block(m, &out[to], size, to, true, &request[(size_t)i + n]);
+    }
+    for (size_t i = 0; i < 2 * n && status == OK; i++) status = wait_for(m, &request[i], "exchange");
+    free(request);
+    return status;
 }
 
 int message_barrier(const Comm *c)

@@ -8,9 +8,9 @@ static int open_window(const Comm *c, MPI_Comm node, bool *all_have)
     MpiComm *m = c->impl;
     const bool first = c->local_rank == 0;
     ShmName name = {0};
-    if (first) m->window = shm_make_window(&name, c->local_size, m->crowded);
+    if (first) m->window = shm_make_window(&name, c->local_size, c->room, m->crowded);
     TRY(mpi_check(MPI_Bcast(&name, sizeof name, MPI_BYTE, 0, node), "MPI_Bcast"));
-    if (!first) m->window = shm_join_window(&name, c->local_rank, c->local_size, m->crowded);
+    if (!first) m->window = shm_join_window(&name, c->local_rank, c->local_size, c->room, m->crowded);
     int32_t have = m->window != NULL;
     TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, &have, 1, MPI_INT32_T, MPI_MIN, m->comm), "MPI_Allreduce"));
     if (m->window) shm_close_door(m->window);

@@ -21,6 +21,7 @@ enum {
     LINE = 128,                   // bytes that processors move at once, with the neighbour that they fetch ahead
     SLOT_BYTES = 256 << 10,       // two members' slots stay in a second-level cache
     SLOTS_TOTAL_BYTES = 16 << 20, // of all members, for many of them
+    WIDE_TOTAL_BYTES = 64 << 20,  // the same where one has asked for room
     SMALL_BYTES = 8 << 10, // up to here it is cheaper that every member makes the whole sum than that they share it
     SPINS = 1000,          // some ten microseconds
     AWAKE_MS = 1,          // then a waiting member sleeps: waking up takes it a twentieth of that
@@ -46,11 +47,12 @@ struct Shm {
 };
 
 // ---- the window -------------------------------------------------------------------------------------------------------
-static size_t slot_bytes(int size)
+static size_t slot_bytes(int size, size_t room)
 {
-    const size_t fair = SLOTS_TOTAL_BYTES / 2 / (size_t)size / PAGE * PAGE;
+    const size_t total = room ? WIDE_TOTAL_BYTES : SLOTS_TOTAL_BYTES, wanted = room ? ROUND_UP(room, PAGE) : SLOT_BYTES;
+    const size_t fair = total / 2 / (size_t)size / PAGE * PAGE;
     const size_t least = ROUND_UP((size_t)size * LINE, PAGE); // a line for each member
-    return MAX(MIN(fair, (size_t)SLOT_BYTES), least);
+    return MAX(MIN(fair, wanted), least);
 }
 
 static size_t lines_bytes(int size)
@@ -58,24 +60,24 @@ static size_t lines_bytes(int size)
     return ROUND_UP((size_t)size * sizeof(Line), PAGE);
 }
 
-size_t shm_window_bytes(int size)
+size_t shm_window_bytes(int size, size_t room)
 {
-    return lines_bytes(size) + 2 * (size_t)size * slot_bytes(size);
+    return lines_bytes(size) + 2 * (size_t)size * slot_bytes(size, room);
 }
 
-size_t shm_resident_bytes(int size, size_t largest)
+size_t shm_resident_bytes(int size, size_t room, size_t largest)
 {
     enum { AROUND = 64 << 10 }; // of a file's pages, a fault maps some neighbours too
-    const size_t used = MIN(slot_bytes(size), ROUND_UP(largest, AROUND));
+    const size_t used = MIN(slot_bytes(size, room), ROUND_UP(largest, AROUND));
     return lines_bytes(size) + 2 * (size_t)size * used;
 }
 
-Shm *shm_attach(void *window, int rank, int size, bool crowded)
+Shm *shm_attach(void *window, int rank, int size, size_t room, bool crowded)
 {
     Shm *g = xcalloc(1, sizeof *g);
     g->line = window;
     g->slots = (char *)window + lines_bytes(size);
-    g->slot_bytes = slot_bytes(size);
+    g->slot_bytes = slot_bytes(size, room);
     g->rank = rank;
     g->size = size;
     g->crowded = crowded;
@@ -86,31 +88,31 @@ Shm *shm_attach(void *window, int rank, int size, bool crowded)
 
 // Memory is asked for here and by whom it belongs to: a window that there is no room for would end the process when it is
 // touched, and pages lie near the processor that first does.
-static bool back_with_memory(int fd, int rank, int size)
+static bool back_with_memory(int fd, int rank, int size, size_t room)
 {
-    const off_t lines = (off_t)lines_bytes(size), mine = 2 * (off_t)slot_bytes(size);
+    const off_t lines = (off_t)lines_bytes(size), mine = 2 * (off_t)slot_bytes(size, room);
     return posix_fallocate(fd, 0, lines) == 0 && posix_fallocate(fd, lines + rank * mine, mine) == 0;
 }
 
-static Shm *map_window(int fd, int rank, int size, bool crowded)
+static Shm *map_window(int fd, int rank, int size, size_t room, bool crowded)
 {
-    const size_t bytes = shm_window_bytes(size);
-    if (!back_with_memory(fd, rank, size)) return NULL;
+    const size_t bytes = shm_window_bytes(size, room);
+    if (!back_with_memory(fd, rank, size, room)) return NULL;
     void *window = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (window == MAP_FAILED) return NULL;
-    Shm *g = shm_attach(window, rank, size, crowded);
+    Shm *g = shm_attach(window, rank, size, room, crowded);
     g->mapped_bytes = bytes;
     return g;
 }
 
-Shm *shm_make_window(ShmName *name, int size, bool crowded)
+Shm *shm_make_window(ShmName *name, int size, size_t room, bool crowded)
 {
     static _Atomic unsigned made;
     snprintf(name->memory, sizeof name->memory, "attune-%ld-%u-%llx", (long)getpid(), made++,
              (unsigned long long)(now_ms() * 1e6));
     const int fd = memfd_create(name->memory, MFD_CLOEXEC);
     Shm *g = NULL;
-    if (fd >= 0 && ftruncate(fd, (off_t)shm_window_bytes(size)) == 0) g = map_window(fd, 0, size, crowded);
+    if (fd >= 0 && ftruncate(fd, (off_t)shm_window_bytes(size, room)) == 0) g = map_window(fd, 0, size, room, crowded);
     if (g)
         g->fd = fd;
     else if (fd >= 0)
@@ -127,11 +129,11 @@ static bool is_named(int fd, const char *memory)
     return n > 0 && streq(link, tmpf("/memfd:%s (deleted)", memory));
 }
 
-Shm *shm_join_window(const ShmName *name, int rank, int size, bool crowded)
+Shm *shm_join_window(const ShmName *name, int rank, int size, size_t room, bool crowded)
 {
     const int fd = open(name->path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return NULL;
-    Shm *g = is_named(fd, name->memory) ? map_window(fd, rank, size, crowded) : NULL;
+    Shm *g = is_named(fd, name->memory) ? map_window(fd, rank, size, room, crowded) : NULL;
     close(fd);
     return g;
 }
@@ -285,6 +287,61 @@ void shm_all_gather(Shm *g, void *x, const ShmSpan *span, size_t size, bool take
 static size_t piece_for_each(const Shm *g, size_t size)
 {
     return g->slot_bytes / (size_t)g->size / LINE * LINE / size;
+}
+
+// A slot begins with the size of its member's largest block: all exchange as often as the largest of all takes.
+static size_t largest_of_all(Shm *g)
+{
+    size_t most = 0;
+    wait_for_all(g, g->round);
+    for (int r = 0; r < g->size; r++) {
+        size_t his;
+        memcpy(&his, slot_of(g, r), sizeof his);
+        most = MAX(most, his);
+    }
+    return most;
+}
+
+// What member `from` has for `to`, in its slot: nobody has anything for itself.
+static char *piece_for(const Shm *g, int from, int to, size_t piece)
+{
+    return slot_of(g, from) + LINE + (size_t)(to > from ? to - 1 : to) * piece;
+}
+
+static void show_pieces(Shm *g, const CommBlock *out, size_t size, size_t at, size_t piece)
+{
+    size_t largest = 0;
+    char *own = next_round(g);
+    for (int i = 1; i < g->size; i++) {
+        const int r = (g->rank + i) % g->size;
+        const size_t bytes = block_bytes(&out[r], size);
+        if (at < bytes) block_pack(piece_for(g, g->rank, r, piece), &out[r], size, at, MIN(piece, bytes - at));
+        largest = MAX(largest, bytes);
+    }
+    memcpy(own, &largest, sizeof largest);
+    announce(g);
+}
+
+static void take_pieces(Shm *g, const CommBlock *in, size_t size, size_t at, size_t piece)
+{
+    for (int i = 1; i < g->size; i++) {
+        const int r = (g->rank + i) % g->size;
+        const size_t bytes = block_bytes(&in[r], size);
+        if (at >= bytes) continue;
+        wait_for(g, r, g->round);
+        block_unpack(&in[r], size, at, MIN(piece, bytes - at), piece_for(g, r, g->rank, piece));
+    }
+}
+
+void shm_exchange(Shm *g, const CommBlock *out, const CommBlock *in, size_t size)
+{
+    const size_t piece = (g->slot_bytes - LINE) / (size_t)MAX(g->size - 1, 1) / LINE * LINE;
+    size_t most = 1; // until all have told
+    for (size_t at = 0; at < most; at += piece) {
+        show_pieces(g, out, size, at, piece);
+        if (at == 0) most = largest_of_all(g);
+        take_pieces(g, in, size, at, piece);
+    }
 }
 
 static void reduce_scatter(Shm *g, void *x, const ShmSpan *span, DType t, ReduceOp op)

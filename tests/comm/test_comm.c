@@ -216,6 +216,59 @@ static void test_parts(void **state)
     free(start);
 }
 
+// What rank `from` has for rank `to`: rows x columns that differ for every pair, some of them none. The sender has its rows in a wider
+// matrix, the receiver has the same bytes in a matrix of other rows.
+typedef struct Shape {
+    size_t rows, cols;
+} Shape;
+
+static Shape shape_of(int from, int to, size_t scale)
+{
+    if ((from + 2 * to) % 5 == 4) return (Shape){0, 3};
+    return (Shape){2 * (1 + (size_t)((from * 3 + to) % 4)), scale + (size_t)to};
+}
+
+static void check_exchange(DType t, size_t scale)
+{
+    const size_t es = dtype_size(t);
+    CommBlock *out = xcalloc((size_t)size, sizeof *out), *in = xcalloc((size_t)size, sizeof *in);
+    for (int r = 0; r < size; r++) {
+        const Shape give = shape_of(rank, r, scale), get_ = shape_of(r, rank, scale);
+        out[r] = (CommBlock){NULL, give.rows, give.cols, give.cols + (size_t)(r % 3)};
+        in[r] = (CommBlock){NULL, get_.rows / 2, 2 * get_.cols, 2 * get_.cols + (size_t)((r + 1) % 3)};
+        out[r].at = xcalloc(give.rows * out[r].stride + 1, es);
+        in[r].at = xcalloc(in[r].rows * in[r].stride + 1, es);
+        for (size_t y = 0; y < give.rows; y++)
+            for (size_t x = 0; x < give.cols; x++)
+                put(out[r].at, y * out[r].stride + x, t, value_of(rank, y * give.cols + x + (size_t)r));
+        for (size_t i = 0; i < in[r].rows * in[r].stride; i++) put(in[r].at, i, t, 99);
+    }
+    assert_int_equal(comm_exchange(world, out, in, t), OK);
+    for (int r = 0; r < size; r++) {
+        for (size_t y = 0; y < in[r].rows; y++)
+            for (size_t x = 0; x < in[r].stride; x++) {
+                const double v = get(in[r].at, y * in[r].stride + x, t);
+                const double want = x < in[r].count ? value_of(r, y * in[r].count + x + (size_t)rank) : 99;
+                if (v != want) fail_msg("%s from %d [%zu, %zu] = %g", dtype_name(t), r, y, x, v);
+            }
+        free(out[r].at);
+        free(in[r].at);
+    }
+    free(out);
+    free(in);
+}
+
+static void test_exchange(void **state)
+{
+    (void)state;
+    static const size_t scales[] = {1, 30, 4000, 70001};
+    for (size_t t = 0; t < COUNT_OF(types); t++)
+        for (size_t n = 0; n < COUNT_OF(scales); n++) check_exchange(types[t], scales[n]);
+    CommBlock *none = xcalloc((size_t)size, sizeof *none);
+    assert_int_equal(comm_exchange(world, none, none, DT_F32), OK);
+    free(none);
+}
+
 static void test_broadcast(void **state)
 {
     (void)state;
@@ -303,6 +356,24 @@ static void test_split(void **state)
     for (int r = color; r < size; r += 2) want += r;
     assert_int_equal(comm_all_reduce(part, &sum, 1, DT_I64, REDUCE_SUM), OK);
     assert_int_equal(sum, want);
+    comm_close(part);
+}
+
+// A group with room for large payloads is a group like any other.
+static void test_split_host(void **state)
+{
+    (void)state;
+    enum { LARGE = 700000 };
+    Comm *part;
+    assert_int_equal(comm_split_host(&part, world, 0, rank, 4 << 20), OK);
+    assert_int_equal(comm_size(part), size);
+    assert_int_equal(comm_rank(part), rank);
+    int64_t *x = xmalloc(LARGE * sizeof *x);
+    for (size_t i = 0; i < LARGE; i++) x[i] = value_of(rank, i);
+    assert_int_equal(comm_all_reduce(part, x, LARGE, DT_I64, REDUCE_SUM), OK);
+    for (size_t i = 0; i < LARGE; i++)
+        if ((double)x[i] != expected(REDUCE_SUM, i)) fail_msg("[%zu] = %lld", i, (long long)x[i]);
+    free(x);
     comm_close(part);
 }
 
@@ -439,10 +510,12 @@ int main(void)
         cmocka_unit_test(test_float_sums_have_the_same_bits),
         cmocka_unit_test(test_i64_sums_are_exact),
         cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_exchange),
         cmocka_unit_test(test_broadcast),
         cmocka_unit_test(test_many_in_turn),
         cmocka_unit_test(test_blob),
         cmocka_unit_test(test_split),
+        cmocka_unit_test(test_split_host),
         cmocka_unit_test(test_split_grid),
         cmocka_unit_test(test_split_range),
         cmocka_unit_test(test_agree),

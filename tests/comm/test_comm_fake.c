@@ -46,7 +46,10 @@ static void test_fake_counts_bytes(void **state)
     assert_int_equal(comm_broadcast(c, all, 64, DT_U8, 63), OK);
     assert_int_equal(comm_stats(c).bytes, 16 + 193 * 4 + 64);
     assert_int_equal(all[0], 7);
-    assert_int_equal(comm_stats(c).calls, 3);
+    CommBlock block[64] = {[0] = {NULL, 3, 5, 7}, [9] = {NULL, 2, 1, 1}};
+    assert_int_equal(comm_exchange(c, block, block, DT_F32), OK);
+    assert_int_equal(comm_stats(c).bytes, 16 + 193 * 4 + 64 + 17 * 4);
+    assert_int_equal(comm_stats(c).calls, 4);
     comm_close(c);
 }
 

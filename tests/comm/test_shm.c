@@ -19,6 +19,7 @@ enum { MOST = 9, LARGEST = 200000 };
 typedef struct Member {
     void *window;
     int rank, size;
+    size_t room;
     bool crowded;
     atomic_int *wrong; // what a thread finds; asserts are the main thread's
 } Member;
@@ -44,6 +45,23 @@ static int differs(const int64_t *x, size_t from, size_t to, int r, int turn, in
 static void lag(int rank, int turn)
 {
     if (turn % 7 == rank) usleep(200);
+}
+
+// Each member gives `count` values that name it and whom they are for.
+static void check_exchange(Member *m, Shm *g, int64_t *x, size_t count, int turn)
+{
+    CommBlock out[MOST], in[MOST];
+    const size_t each =
+        MIN(count, (size_t)LARGEST / (2 * MOST)) / (size_t)(turn % 3 + 1); // not the same for every turn
+    for (int r = 0; r < m->size; r++) {
+        const bool gives = (m->rank + r) % 4 != 3;
+        out[r] = (CommBlock){x + (size_t)r * each, gives ? each : 0, 1, 1};
+        in[r] = (CommBlock){x + ((size_t)MOST + (size_t)r) * each, gives ? each : 0, 1, 1};
+        fill(out[r].at, each, m->rank * MOST + r, turn);
+    }
+    shm_exchange(g, out, in, sizeof *x);
+    for (int r = 0; r < m->size; r++)
+        if (r != m->rank && in[r].rows) *m->wrong += differs(in[r].at, 0, each, r * MOST + m->rank, turn, 1);
 }
 
 static void take_turn(Member *m, Shm *g, int64_t *x, int turn)
@@ -78,13 +96,14 @@ static void take_turn(Member *m, Shm *g, int64_t *x, int turn)
     fill(x, count, m->rank, turn);
     shm_reduce(g, x, count, DT_I64, REDUCE_SUM);
     if (m->rank == 0) *m->wrong += differs(x, 0, count, 0, turn, all);
+    check_exchange(m, g, x, count, turn);
     if (turn % 3 == 0) shm_barrier(g);
 }
 
 static void *member(void *arg)
 {
     Member *m = arg;
-    Shm *g = shm_attach(m->window, m->rank, m->size, m->crowded);
+    Shm *g = shm_attach(m->window, m->rank, m->size, m->room, m->crowded);
     int64_t *x = xmalloc(LARGEST * sizeof *x);
     for (int turn = 0; turn < TURNS; turn++) take_turn(m, g, x, turn);
     free(x);
@@ -99,13 +118,13 @@ typedef struct Group {
     pthread_t thread[MOST];
 } Group;
 
-static void start(Group *g, int size, bool crowded, atomic_int *wrong)
+static void start(Group *g, int size, size_t room, bool crowded, atomic_int *wrong)
 {
     g->size = size;
-    g->window = aligned_alloc(4096, shm_window_bytes(size));
-    memset(g->window, 0, shm_window_bytes(size));
+    g->window = aligned_alloc(4096, shm_window_bytes(size, room));
+    memset(g->window, 0, shm_window_bytes(size, room));
     for (int r = 0; r < size; r++) {
-        g->member[r] = (Member){g->window, r, size, crowded, wrong};
+        g->member[r] = (Member){g->window, r, size, room, crowded, wrong};
         assert_int_equal(pthread_create(&g->thread[r], NULL, member, &g->member[r]), 0);
     }
 }
@@ -124,7 +143,7 @@ static void test_members(void **state)
         for (int crowded = 0; crowded < 2; crowded++) {
             atomic_int wrong = 0;
             Group g;
-            start(&g, sizes[i], crowded, &wrong);
+            start(&g, sizes[i], crowded ? 0 : 1 << 20, crowded, &wrong);
             end(&g);
             assert_int_equal(wrong, 0);
         }
@@ -135,7 +154,7 @@ static void test_windows_at_once(void **state)
     (void)state;
     atomic_int wrong = 0;
     Group g[3];
-    for (int i = 0; i < 3; i++) start(&g[i], 2 + i, true, &wrong);
+    for (int i = 0; i < 3; i++) start(&g[i], 2 + i, 0, true, &wrong);
     for (int i = 0; i < 3; i++) end(&g[i]);
     assert_int_equal(wrong, 0);
 }
@@ -144,21 +163,25 @@ static void test_windows_at_once(void **state)
 static void test_window_is_bounded(void **state)
 {
     (void)state;
-    for (int size = 1; size <= 256; size++) assert_true(shm_window_bytes(size) <= (size_t)20 << 20);
-    assert_true(shm_window_bytes(2) <= (size_t)2 << 20);
+    for (int size = 1; size <= 256; size++) {
+        assert_true(shm_window_bytes(size, 0) <= (size_t)20 << 20);
+        assert_true(shm_window_bytes(size, SIZE_MAX / 2) <= (size_t)68 << 20);
+    }
+    assert_true(shm_window_bytes(2, 0) <= (size_t)2 << 20);
+    assert_in_range(shm_window_bytes(2, 3 << 20), 12 << 20, (12 << 20) + 4096);
 }
 
 static void test_window_of_processes(void **state)
 {
     (void)state;
     ShmName name, other;
-    Shm *g = shm_make_window(&name, 2, true), *h = shm_make_window(&other, 2, true);
+    Shm *g = shm_make_window(&name, 2, 0, true), *h = shm_make_window(&other, 2, 0, true);
     assert_non_null(g);
     assert_non_null(h);
     pid_t child = fork();
     if (child == 0) {
         int64_t x = 5;
-        Shm *mine = shm_join_window(&name, 1, 2, true);
+        Shm *mine = shm_join_window(&name, 1, 2, 0, true);
         if (mine) shm_all_reduce(mine, &x, 1, DT_I64, REDUCE_SUM);
         shm_close(mine);
         _exit(x == 12 ? 0 : 1);
@@ -173,9 +196,9 @@ static void test_window_of_processes(void **state)
     // A name that leads elsewhere, and one whose door is closed.
     ShmName wrong = name;
     memcpy(wrong.path, other.path, sizeof wrong.path);
-    assert_null(shm_join_window(&wrong, 1, 2, true));
+    assert_null(shm_join_window(&wrong, 1, 2, 0, true));
     shm_close_door(g);
-    assert_null(shm_join_window(&name, 1, 2, true));
+    assert_null(shm_join_window(&name, 1, 2, 0, true));
     shm_close(g);
     shm_close(h);
     shm_close(NULL);
