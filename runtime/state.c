@@ -210,7 +210,7 @@ static int save_async(Trainer *t)
     if (!t->saver) {
         t->saver = xcalloc(1, sizeof *t->saver);
         *t->saver = (Saver){.output = t->s.recipe.output, .keep = (int)t->s.recipe.checkpoint.keep};
-        TRY(comm_split(&t->saver->comm, mesh->world, 0, comm_rank(mesh->world)));
+        TRY(comm_split_host(&t->saver->comm, mesh->world, 0, comm_rank(mesh->world), 0));
     }
     Saver *w = t->saver;
     w->names = state_tensors(t->s.model, true);

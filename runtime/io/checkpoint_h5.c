@@ -1,4 +1,4 @@
-// checkpoint_h5: what saving and loading share of HDF5: its errors as ours, types, files, and the transfer of a rank's part.
+// checkpoint_h5: what saving asks of HDF5: its errors as ours, types, files, and writing a rank's part.
 #include "checkpoint_impl.h"
 #include <errno.h>
 #include <string.h>
@@ -89,9 +89,7 @@ hid_t ckpt_file_space(const CkptTensor *t)
     return H5Screate_simple(t->shape[1] == 1 ? 1 : 2, dims, NULL);
 }
 
-// Calls H5Dwrite or H5Dread for this rank's part, in slabs of whole rows below the limit; independently of
-// other ranks.
-int ckpt_transfer(hid_t set, const CkptTensor *t, bool write)
+int ckpt_write(hid_t set, const CkptTensor *t)
 {
     size_t row_bytes = (size_t)t->cols * dtype_size(t->t);
     int64_t step = MAX((int64_t)(slab_limit / row_bytes), 1);
@@ -103,9 +101,8 @@ int ckpt_transfer(hid_t set, const CkptTensor *t, bool write)
         char *data = (char *)t->data + (size_t)row * row_bytes;
         hid_t in_memory = H5Screate_simple(t->shape[1] == 1 ? 1 : 2, count, NULL);
         herr_t rc = H5Sselect_hyperslab(in_file, H5S_SELECT_SET, start, NULL, count, NULL);
-        if (rc >= 0 && write) rc = H5Dwrite(set, type, in_memory, in_file, H5P_DEFAULT, data);
-        if (rc >= 0 && !write) rc = H5Dread(set, type, in_memory, in_file, H5P_DEFAULT, data);
-        if (rc < 0) status = ckpt_h5_fail(t->name, write ? "cannot write" : "cannot read");
+        if (rc >= 0) rc = H5Dwrite(set, type, in_memory, in_file, H5P_DEFAULT, data);
+        if (rc < 0) status = ckpt_h5_fail(t->name, "cannot write");
         H5Sclose(in_memory);
     }
     H5Sclose(in_file);

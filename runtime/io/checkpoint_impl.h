@@ -1,7 +1,8 @@
 // checkpoint_impl: what the parts of the checkpoint share. Private to checkpoint_*.c.
 //   _h5      HDF5: its errors as ours, types, files, transfers      _save    checkpoint_save
-//   _dirs    the step directories: names, leftovers, retention      _load    checkpoint_find, checkpoint_load*
-//   manifest the digests                                            _read    one process alone, without MPI and HDF5
+//   _dirs    the step directories: names, leftovers, retention      _load    checkpoint_find, checkpoint_load*, checkpoint_resume
+//   _rows    columns are exchanged for rows                         _read    one process alone, without MPI and HDF5
+//   manifest the digests
 #pragma once
 #include "checkpoint.h"
 #include "manifest.h"
@@ -16,8 +17,20 @@ hid_t ckpt_file_space(const CkptTensor *t);           // {n, 1} is a vector: one
 size_t ckpt_tensor_bytes(const CkptTensor *t);
 hid_t ckpt_plain_access(void);                                                   // this process alone, without locks
 int ckpt_open_file(const char *path, unsigned flags, hid_t access, hid_t *file); // takes over the access list
-// H5Dwrite or H5Dread of this rank's part, in slabs of whole rows, independently of other ranks.
-int ckpt_transfer(hid_t set, const CkptTensor *t, bool write);
+int ckpt_write(hid_t set,
+               const CkptTensor *t); // this rank's part, in slabs of whole rows, independently of other ranks
+
+// ---- checkpoint_rows.c ----
+// How slabs that are cut by columns meet the file as whole rows. Collective; *out NULL: there are none. To be closed in any case.
+typedef struct CkptRows CkptRows;
+int ckpt_rows_open(CkptRows **out, Comm *c, const CkptTensor *t, int n, bool write);
+void ckpt_rows_close(CkptRows *x);            // NULL is fine
+bool ckpt_rows_has(const CkptRows *x, int i); // tensor i goes this way, all ranks that share its rows together
+// fn writes whole rows, or reads them. status: of what was before; once something has failed, fn is no longer called, and this rank
+// goes on with its part of the exchange, which others wait for. The status of it all.
+typedef int CkptRowsFn(void *ctx, const CkptTensor *rows);
+int ckpt_rows_write(const CkptRows *x, const CkptTensor *t, int i, CkptRowsFn *fn, void *ctx, int status);
+int ckpt_rows_read(const CkptRows *x, const CkptTensor *t, int i, CkptRowsFn *fn, void *ctx, int status);
 
 // ---- checkpoint_dirs.c ----
 // For faults that end nothing: they become a warning, and the thread's record is free for the next.

@@ -1,5 +1,6 @@
 // checkpoint_load: finding the newest good checkpoint, and reading the part that each rank of any layout needs. Rank 0 reads the
-// MANIFEST, so that a directory is judged by one text; the rest each rank reads for itself (checkpoint_read.c).
+// MANIFEST, so that a directory is judged by one text; of the rest each rank reads what it needs (checkpoint_read.c), or
+// together with others what their columns are cut from (checkpoint_rows.c).
 #include "checkpoint_impl.h"
 #include <inttypes.h>
 #include <stdlib.h>
@@ -94,18 +95,33 @@ int checkpoint_find(Comm *c, const char *output, int64_t *step, char **dir)
 }
 
 // ---- loading ----------------------------------------------------------------------------------------------
-static int read_tensors(CkptReader *r, const CkptTensor *t, int n)
+static int read_rows(void *r, const CkptTensor *rows)
 {
-    int status = OK;
-    for (int i = 0; i < n && status == OK; i++) status = checkpoint_read(r, &t[i]);
-    return status;
+    return checkpoint_read(r, rows);
+}
+
+// Collective: tensors whose columns are cut are read together.
+static int read_tensors(Comm *c, CkptReader *r, const CkptTensor *t, int n)
+{
+    CkptRows *rows;
+    for (int i = 0; i < n; i++) ckpt_check_part(&t[i]);
+    int status = comm_agree(c, ckpt_rows_open(&rows, c, t, n, false));
+    const bool opened = status == OK;
+    for (int i = 0; i < n && opened; i++) {
+        if (ckpt_rows_has(rows, i))
+            status = ckpt_rows_read(rows, &t[i], i, read_rows, r, status);
+        else if (status == OK)
+            status = checkpoint_read(r, &t[i]);
+    }
+    ckpt_rows_close(rows);
+    return comm_agree(c, status);
 }
 
 int checkpoint_load(Comm *c, const char *dir, const CkptTensor *t, int n)
 {
     CkptReader *r;
     TRY(open_together(c, dir, &r));
-    int status = comm_agree(c, read_tensors(r, t, n));
+    int status = read_tensors(c, r, t, n);
     checkpoint_close(r);
     return status;
 }
@@ -183,7 +199,7 @@ static int resume_from(const Resume *x, const char *dir, int64_t step, bool *dam
     TRY_DONE(comm_agree(x->c, x->accept ? x->accept(x->ctx, dir, &meta) : OK));
     TRY_DONE(comm_agree(x->c, check_tensors(r, dir, x->t, x->n)));
     *damaged = true;
-    TRY_DONE(comm_agree(x->c, read_tensors(r, x->t, x->n)));
+    TRY_DONE(read_tensors(x->c, r, x->t, x->n));
 done:
     checkpoint_meta_free(&meta);
     checkpoint_close(r);

@@ -9,7 +9,7 @@
 // Saving. Each phase ends in comm_agree; any rank's failure ends the save on all, and nothing is published.
 //   1 rank 0: room on the disk, a fresh .tmp-step-N-ATTEMPT, the file with all its datasets, its blocks reserved
 //   2 all ranks open that file together and write their hyperslabs, independently of each other: with more
-//     ranks than cores, collective transfers are 20 times slower
+//     ranks than cores, collective transfers are 20 times slower. Column cuts are exchanged for whole rows before (checkpoint_rows.c)
 //   3 digests, each rank a share, while the disk works; fsync, which must come after the close because HDF5 writes its superblock last
 //   4 rank 0: MANIFEST, fsync, rename to step-N, fsync of the parent, old steps removed
 // Phase 1 is rank 0's alone because of failures: a rank whose write of metadata fails inside a parallel close
@@ -100,6 +100,10 @@ typedef struct Save {
     CkptTensor *tensors; // the caller's, then /meta/json
     int n;
     Manifest manifest;
+    CkptRows *rows;
+    int writeback;           // the file once more, for the disk to be told what has been written; -1: it is not told
+    uint64_t unsaid[2];      // bytes of the file of which it has not been told, and
+    uint64_t unsaid_written; // how many of them this rank has written
 } Save;
 
 static uint64_t save_bytes(const Save *s)
@@ -234,16 +238,81 @@ static int create_state(Save *s)
     return status;
 }
 
-static int write_parts(const Save *s, hid_t file)
+// The disk works while the rest is still being written and digested; whether it succeeds is for fsync to tell.
+static void start_writeback(Save *s)
+{
+    const off_t from = (off_t)s->unsaid[0], bytes = (off_t)(s->unsaid[1] - s->unsaid[0]);
+    if (s->writeback < 0 || !s->unsaid_written) return;
+    if (sync_file_range(s->writeback, from, bytes, SYNC_FILE_RANGE_WRITE) < 0)
+        log_debug("%s: no early writeback", s->file);
+    s->unsaid_written = 0;
+}
+
+static void note_written(Save *s, uint64_t from, uint64_t bytes, uint64_t spread)
+{
+    enum { AT_ONCE = 8 << 20 };
+    s->unsaid[0] = s->unsaid_written ? MIN(s->unsaid[0], from) : from;
+    s->unsaid[1] = s->unsaid_written ? MAX(s->unsaid[1], from + spread) : from + spread;
+    s->unsaid_written += bytes;
+    if (s->unsaid_written >= AT_ONCE) start_writeback(s);
+}
+
+typedef struct Part {
+    Save *s;
+    hid_t set;
+    uint64_t offset; // of the dataset in the file
+} Part;
+
+static int write_rows(void *ctx, const CkptTensor *t)
+{
+    const Part *p = ctx;
+    const uint64_t size = dtype_size(t->t), row = (uint64_t)t->shape[1] * size;
+    TRY(ckpt_write(p->set, t));
+    note_written(p->s, p->offset + (uint64_t)t->row0 * row, (uint64_t)(t->rows * t->cols) * size,
+                 (uint64_t)t->rows * row);
+    return OK;
+}
+
+// In pieces, so that the disk hears of it soon.
+static int write_slab(Part *p, const CkptTensor *t)
+{
+    enum { PIECE = 8 << 20 };
+    const size_t row = (size_t)t->cols * dtype_size(t->t);
+    const int64_t step = MAX((int64_t)(PIECE / row), 1);
+    int status = OK;
+    for (int64_t done = 0; done < t->rows && status == OK; done += step) {
+        CkptTensor piece = *t;
+        piece.row0 += done;
+        piece.rows = MIN(step, t->rows - done);
+        piece.data = (char *)t->data + (size_t)done * row;
+        status = write_rows(p, &piece);
+    }
+    return status;
+}
+
+// status: of the parts before. Also a rank that has failed exchanges what others wait for.
+static int write_part(Save *s, hid_t file, int i, int status)
+{
+    const CkptTensor *t = &s->tensors[i];
+    const bool exchanged = ckpt_rows_has(s->rows, i);
+    Part p = {s, -1, s->manifest.tensors[i].offset};
+    if (!t->rows || (status < 0 && !exchanged)) return status;
+    if (status == OK) p.set = H5Dopen2(file, t->name, H5P_DEFAULT);
+    if (status == OK && p.set < 0) status = ckpt_h5_fail(t->name, "cannot open the dataset");
+    if (exchanged)
+        status = ckpt_rows_write(s->rows, t, i, write_rows, &p, status);
+    else if (status == OK)
+        status = write_slab(&p, t);
+    if (p.set >= 0) H5Dclose(p.set);
+    return status;
+}
+
+static int write_parts(Save *s, hid_t file)
 {
     int status = OK;
-    for (int i = 0; i < s->n && status == OK; i++) {
-        const CkptTensor *t = &s->tensors[i];
+    for (int i = 0; i < s->n; i++) {
         if (i == s->n / 2) fault_here("write", s->step, comm_rank(s->comm));
-        if (!t->rows) continue;
-        hid_t set = H5Dopen2(file, t->name, H5P_DEFAULT);
-        status = set < 0 ? ckpt_h5_fail(t->name, "cannot open the dataset") : ckpt_transfer(set, t, true);
-        if (set >= 0) H5Dclose(set);
+        status = write_part(s, file, i, status);
     }
     return status;
 }
@@ -262,26 +331,20 @@ static int mark_complete(const Save *s)
     return status;
 }
 
-// The disk begins to work while the digests are computed; whether it succeeds is for fsync to tell.
-static void start_writeback(const char *path)
-{
-    int fd = open(path, O_RDWR | O_CLOEXEC);
-    if (fd < 0) return;
-    if (sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE) < 0) log_debug("%s: no early writeback", path);
-    close(fd);
-}
-
 // Phase 2.
-static int write_state(const Save *s)
+static int write_state(Save *s)
 {
     hid_t file;
+    TRY(comm_agree(s->comm, ckpt_rows_open(&s->rows, s->comm, s->tensors, s->n, true)));
     int status = comm_agree(s->comm, ckpt_open_file(s->file, H5F_ACC_RDWR, parallel_access(s->comm), &file));
+    s->writeback = open(s->file, O_RDWR | O_CLOEXEC);
     if (status == OK) status = comm_agree(s->comm, write_parts(s, file));
+    ckpt_rows_close(s->rows); // and its memory: what follows takes time
+    s->rows = NULL;
     if (file >= 0 && H5Fclose(file) < 0 && status == OK) status = ckpt_h5_fail(s->file, "cannot close");
     TRY(comm_agree(s->comm, status));
-    TRY(comm_agree(s->comm, comm_rank(s->comm) == 0 ? mark_complete(s) : OK));
-    start_writeback(s->file);
-    return OK;
+    start_writeback(s);
+    return comm_agree(s->comm, comm_rank(s->comm) == 0 ? mark_complete(s) : OK);
 }
 
 // Phase 3. Each rank digests a share of the file; integer sums with zeros put the shares together. And each rank flushes it: those of
@@ -340,8 +403,12 @@ static int publish(const Save *s)
 static void save_init(Save *s, Comm *c, const char *output, const CkptMeta *meta, const CkptTensor *t, int n)
 {
     ASSERT(meta->step >= 0 && meta->json && *meta->json);
-    *s = (Save){
-        .comm = c, .step = meta->step, .n = n + 1, .manifest.step = meta->step, .manifest.n_tensors = (size_t)n + 1};
+    *s = (Save){.writeback = -1,
+                .comm = c,
+                .step = meta->step,
+                .n = n + 1,
+                .manifest.step = meta->step,
+                .manifest.n_tensors = (size_t)n + 1};
     s->parent = xasprintf("%s/checkpoints", output);
     s->final = ckpt_step_path(s->parent, "", s->step);
     s->tensors = xcalloc((size_t)s->n, sizeof *s->tensors);
@@ -413,6 +480,8 @@ static void save_free(Save *s)
     free(s->final);
     free(s->file);
     free(s->tensors);
+    if (s->writeback >= 0) close(s->writeback);
+    ckpt_rows_close(s->rows);
     manifest_free(&s->manifest);
 }
 

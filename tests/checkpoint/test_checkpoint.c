@@ -198,6 +198,93 @@ static void test_random_grids(void **state)
     }
 }
 
+// ---- columns that are exchanged for rows --------------------------------------------------------------------
+// Tensors of many blocks and of few rows, their columns cut unevenly; as many values as a float tells apart, or nearly.
+enum { COLUMN_CUTS = 4 };
+static const int64_t column_cuts[COLUMN_CUTS][2] = {{9000, 2048}, {3001, 1537}, {1, 40}, {3, 7}};
+
+static float cut_value(int tensor, int64_t i)
+{
+    return (float)(i * 3 + tensor);
+}
+
+// pairs: two neighbouring ranks have the same columns, as data ranks have when they load.
+static void open_cuts(CkptTensor *t, bool pairs, bool filled)
+{
+    static const char *const names[COLUMN_CUTS] = {"model/a", "model/b", "model/c", "optim/c/m"};
+    for (int i = 0; i < COLUMN_CUTS; i++) {
+        const int64_t rows = column_cuts[i][0], cols = column_cuts[i][1];
+        const int parts = pairs ? (size + 1) / 2 : size, part = pairs ? rank / 2 : rank;
+        t[i] = (CkptTensor){.name = names[i], .t = DT_F32, .shape = {rows, cols}, .rows = rows};
+        t[i].col0 = cols * part * part / (parts * parts);
+        t[i].cols = cols * (part + 1) * (part + 1) / (parts * parts) - t[i].col0;
+        if (!t[i].cols) t[i].rows = 0;
+        float *data = t[i].data = xcalloc((size_t)(rows * t[i].cols) + 1, sizeof(float));
+        for (int64_t n = 0; filled && n < rows * t[i].cols; n++)
+            data[n] = cut_value(i, n / t[i].cols * cols + t[i].col0 + n % t[i].cols);
+    }
+}
+
+static int close_cuts(CkptTensor *t) // wrong values
+{
+    int wrong = 0;
+    for (int i = 0; i < COLUMN_CUTS; i++) {
+        const float *data = t[i].data;
+        for (int64_t n = 0; n < t[i].rows * t[i].cols; n++)
+            wrong += data[n] != cut_value(i, n / t[i].cols * t[i].shape[1] + t[i].col0 + n % t[i].cols);
+        free(t[i].data);
+    }
+    return wrong;
+}
+
+static int save_cuts(int64_t step)
+{
+    CkptTensor t[COLUMN_CUTS];
+    CkptMeta meta = {.step = step, .json = (char *)"{}"};
+    open_cuts(t, false, true);
+    int status = checkpoint_save(world, output, &meta, t, COLUMN_CUTS, 0);
+    assert_int_equal(close_cuts(t), 0); // what is saved stays as it is
+    return status;
+}
+
+static void test_columns(void **state)
+{
+    (void)state;
+    CkptTensor t[COLUMN_CUTS];
+    assert_int_equal(save_cuts(1), OK);
+    for (int pairs = 0; pairs < 2; pairs++) {
+        open_cuts(t, pairs, false);
+        assert_int_equal(checkpoint_load(world, in_output("step-00000001"), t, COLUMN_CUTS), OK);
+        assert_int_equal(close_cuts(t), 0);
+    }
+}
+
+// Whoever fails, the others are not left waiting; and all hear of it.
+static void limit_writes(rlim_t bytes);
+static void test_columns_that_fail(void **state)
+{
+    (void)state;
+    CkptTensor t[COLUMN_CUTS];
+    signal(SIGXFSZ, SIG_IGN);
+    for (int culprit = 0; culprit < size; culprit++) {
+        if (rank == culprit) limit_writes(30000000 * (rlim_t)(culprit + 1) / (rlim_t)size);
+        assert_int_equal(save_cuts(2), E_FAILED);
+        if (rank == culprit) {
+            limit_writes(RLIM_INFINITY);
+            assert_non_null(strstr(error_last()->what, "File too large"));
+        }
+        error_clear();
+        assert_string_equal(listing(), "");
+    }
+    assert_int_equal(save_cuts(2), OK);
+    if (rank == 0) flip(in_output("step-00000002/state.h5"), 70000000, 2); // only one rank reads it
+    comm_barrier(world);
+    open_cuts(t, false, false);
+    assert_int_equal(checkpoint_load(world, in_output("step-00000002"), t, COLUMN_CUTS), E_INPUT);
+    error_clear();
+    for (int i = 0; i < COLUMN_CUTS; i++) free(t[i].data);
+}
+
 // Parts that leave a gap, or lie over each other, are refused before anything is written.
 static void test_parts_that_do_not_fit_together(void **state)
 {
@@ -747,6 +834,8 @@ int main(void)
         IN_OUTPUT(test_measured),
         IN_OUTPUT(test_list),
         IN_OUTPUT(test_random_grids),
+        IN_OUTPUT(test_columns),
+        IN_OUTPUT(test_columns_that_fail),
         IN_OUTPUT(test_parts_that_do_not_fit_together),
         IN_OUTPUT(test_resuming),
         IN_OUTPUT(test_what_is_not_resumed),
