@@ -19,6 +19,7 @@
 #include "base.h"
 #include "dtype.h"
 #include "gelu.h"
+#include "quant.h"
 
 size_t dtype_size(DType t);
 const char *dtype_name(DType t); // "f32", "bf16", ...

@@ -7,6 +7,7 @@
 // Owns the order of elements in a pack (linear_pack, linear_unpack). Weight gradients are in linear_grad.c.
 #include "gemm.h"
 #include "isa_kernels.h"
+#include <stdlib.h>
 #include <string.h>
 
 // ---- packing --------------------------------------------------------------------------------------------
@@ -40,6 +41,24 @@ void linear_pack_ref(Device *d, Packed *w, int n0, int rows, const void *src, DT
     for (int i = 0; i < rows; i++) pack_row(w, n0 + i, cpu_at(src, src_t, i * ld), src_t);
     if (n0 + rows < w->N) return;
     for (int n = w->N; n < ROUND_UP(w->N, PANEL); n++) zero_row(w, n);
+}
+
+static size_t blocks_of_row(const Packed *w, Quant format)
+{
+    ASSERT(w->K % quant_formats[format].block == 0);
+    return (size_t)(w->K / quant_formats[format].block);
+}
+
+void linear_pack_blocks_ref(Device *d, Packed *w, int n0, int rows, const void *src, Quant format)
+{
+    const QuantFormat *q = &quant_formats[format];
+    const size_t blocks = blocks_of_row(w, format), row_bytes = blocks * (size_t)q->bytes;
+    float *row = xmalloc((size_t)w->K * sizeof *row);
+    for (int i = 0; i < rows; i++) {
+        q->decode((const uint8_t *)src + (size_t)i * row_bytes, row, blocks);
+        linear_pack_ref(d, w, n0 + i, 1, row, DT_F32, w->K);
+    }
+    free(row);
 }
 
 static void unpack_row(const Packed *w, int n, void *dst, DType dst_t, int64_t at)
@@ -79,6 +98,27 @@ void linear_pack(Device *d, Packed *w, int n0, int rows, const void *src, DType 
     for (int p = first; p < end; p++) {
         int from = MAX(n0, p * PANEL), to = MIN(n0 + rows, (p + 1) * PANEL);
         pack_panel(d, w, from, to - from, cpu_at(src, src_t, (from - n0) * ld), src_t, ld);
+    }
+}
+
+// Panel by panel, so that what is decoded is packed out of the cache. Several threads may load weights at a time: the memory is this
+// call's own.
+void linear_pack_blocks(Device *d, Packed *w, int n0, int rows, const void *src, Quant format)
+{
+    const QuantFormat *q = &quant_formats[format];
+    const size_t blocks = blocks_of_row(w, format), row_bytes = blocks * (size_t)q->bytes;
+    check_rows(w, n0, rows);
+    const int first = n0 / PANEL, end = panel_count(n0 + rows);
+#pragma omp parallel num_threads(cpu_team(d, (int64_t)rows * w->K))
+    {
+        float *panel = xmalloc(PANEL * (size_t)w->K * sizeof *panel);
+#pragma omp for
+        for (int p = first; p < end; p++) {
+            const int from = MAX(n0, p * PANEL), to = MIN(n0 + rows, (p + 1) * PANEL);
+            q->decode((const uint8_t *)src + (size_t)(from - n0) * row_bytes, panel, (size_t)(to - from) * blocks);
+            pack_panel(d, w, from, to - from, panel, DT_F32, w->K);
+        }
+        free(panel);
     }
 }
 

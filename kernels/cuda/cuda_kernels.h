@@ -8,6 +8,7 @@
 #include "attention.h"
 #include "dtype.h"
 #include "gelu.h"
+#include "quant.h"
 #include <cuda_runtime.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -37,6 +38,10 @@ void cuda_convert(void *dst, DType dst_t, const void *src, DType src_t, size_t n
 // The same of a matrix with row strides: what linear_pack and linear_unpack do
 void cuda_convert_rows(void *dst, DType dst_t, int64_t ld_dst, const void *src, DType src_t, int64_t ld_src,
                        int64_t width, int64_t rows, cudaStream_t stream);
+
+// ---- quant.cu ----
+// src: blocks side by side, at an even address; it may be pinned memory of the host
+void cuda_dequantize(void *dst, DType dst_t, const void *src, Quant format, size_t blocks, cudaStream_t stream);
 
 // ---- activation.cu ----
 void cuda_gelu_fwd(DType t, Gelu kind, void *y, const void *x, size_t n, cudaStream_t stream);

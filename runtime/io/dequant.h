@@ -1,6 +1,7 @@
 // dequant: how tensors are stored in foreign files, and how their numbers become f32. Private to runtime/io.
 #pragma once
 #include "base.h"
+#include "quant.h"
 
 typedef struct StoredType {
     const char *name;     // as the files' own documentation writes it
@@ -10,6 +11,7 @@ typedef struct StoredType {
     uint32_t block_bytes; // their size in the file
     // blocks * block elements; src need not be aligned. NULL: tensors of this type can be listed but are no weights
     void (*decode)(const uint8_t *src, float *dst, size_t blocks);
+    const QuantFormat *quant; // NULL: plain numbers
 } StoredType;
 
 const StoredType *stored_type_safetensors(const char *name); // NULL: unknown

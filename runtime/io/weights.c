@@ -265,12 +265,17 @@ static uint64_t interleaved_row(const Entry *e, uint64_t r)
     return h * head + i % (head / 2) * 2 + i / (head / 2);
 }
 
+static void check_rows(const Entry *e, int64_t row0, int64_t rows)
+{
+    const int64_t all = e->info.ndim ? e->info.shape[0] : 1;
+    ASSERT(row0 >= 0 && rows >= 0 && row0 <= all && rows <= all - row0);
+}
+
 int weights_read(Weights *w, int i, int64_t row0, int64_t rows, DType dst_t, void *dst)
 {
     ASSERT(i >= 0 && i < w->n && (dst_t == DT_F32 || dst_t == DT_BF16));
     const Entry *e = &w->entry[i];
-    int64_t all = e->info.ndim ? e->info.shape[0] : 1;
-    ASSERT(row0 >= 0 && rows >= 0 && row0 <= all && rows <= all - row0);
+    check_rows(e, row0, rows);
     if (!e->type->decode)
         return fail(E_INPUT, weights_place(w, e->source, e->info.name),
                     "weights may be F32, F16, BF16 or F64; in GGUF also Q4_0 to Q8_0 and Q2_K to Q6_K",
@@ -280,6 +285,28 @@ int weights_read(Weights *w, int i, int64_t row0, int64_t rows, DType dst_t, voi
     for (int64_t r = 0; r < rows; r++) {
         char *to = (char *)dst + (uint64_t)r * e->row_elements * dtype_size(dst_t);
         TRY(read_span(w, e, interleaved_row(e, (uint64_t)(row0 + r)) * e->row_elements, e->row_elements, dst_t, to));
+    }
+    return OK;
+}
+
+bool weights_blocks(const Weights *w, int i, Quant *format)
+{
+    const Entry *e = &w->entry[i];
+    if (!e->type->quant || e->shift != 0 || e->row_elements % e->type->block) return false;
+    *format = (Quant)(e->type->quant - quant_formats);
+    return true;
+}
+
+int weights_read_blocks(Weights *w, int i, int64_t row0, int64_t rows, void *dst)
+{
+    const Entry *e = &w->entry[i];
+    const Source *s = &w->source[e->source];
+    const uint64_t bytes = e->row_elements / e->type->block * e->type->block_bytes;
+    check_rows(e, row0, rows);
+    if (e->rope_heads == 0) return source_read(s, e->offset + (uint64_t)row0 * bytes, dst, (uint64_t)rows * bytes);
+    for (int64_t r = 0; r < rows; r++) {
+        const uint64_t from = interleaved_row(e, (uint64_t)(row0 + r));
+        TRY(source_read(s, e->offset + from * bytes, (char *)dst + (uint64_t)r * bytes, bytes));
     }
     return OK;
 }

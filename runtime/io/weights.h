@@ -26,6 +26,9 @@ int weights_find(const Weights *w, const char *hf_name); // index or -1
 // as the `gguf` Python package does; what is no f32 in the file (F64 too) goes through f32 and is rounded to bf16 once. Nothing of
 // the file stays resident. Several threads may read from one Weights at the same time. E_INPUT: no weight type, or a file cut short.
 int weights_read(Weights *w, int i, int64_t row0, int64_t rows, DType dst_t, void *dst);
+// Whether rows of tensor i are whole blocks of quantised numbers, to be had as they lie in the file: *format is theirs.
+bool weights_blocks(const Weights *w, int i, Quant *format);
+int weights_read_blocks(Weights *w, int i, int64_t row0, int64_t rows, void *dst);
 // The file's own metadata: for GGUF the value of a key as malloc'ed JSON text (arrays included), for safetensors a string of
 // __metadata__ (of the first shard that has one).
 char *weights_meta_json(const Weights *w,

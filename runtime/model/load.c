@@ -228,11 +228,24 @@ static int store_part(Model *m, void *part, DType t, int K, Rows to, int skip, c
                        (const char *)src + (size_t)skip * (size_t)ld * dtype_size(src_t), src_t, ld, to.rows, K);
 }
 
+// The norms of DoRA's base weights are no longer those of the weights.
+static void weight_changes(Model *m, const Param *p)
+{
+    if (p->adapter && p->adapter->dora && !m->layer[p->layer].norms_old)
+        m->layer[p->layer].norms_old = true; // it is already while threads read the weights
+}
+
+static int param_store_blocks(Model *m, Param *p, int row0, int rows, const void *src, Quant format)
+{
+    weight_changes(m, p);
+    m->dev->op.linear_pack_blocks(m->dev, &p->packed, row0, rows, src, format);
+    return OK;
+}
+
 int param_store(Model *m, Param *p, int row0, int rows, const void *src, DType src_t, int64_t ld)
 {
     int skip;
-    if (p->adapter && p->adapter->dora && !m->layer[p->layer].norms_old)
-        m->layer[p->layer].norms_old = true; // it is already while threads read the weights
+    weight_changes(m, p);
     if (p->vec) {
         ASSERT(src_t == DT_F32 && ld == 1);
         return m->dev->upload(m->dev, p->vec + row0, src, (size_t)rows * sizeof(float));
@@ -270,12 +283,24 @@ static Slice *cut_slices(Model *m, int *n)
     return s;
 }
 
+// Quantised rows go to the device as they are when all of them, and nobody else, is to have their numbers.
+static bool takes_blocks(const Param *p, const Weights *w, int tensor, Quant *format)
+{
+    return !p->vec && p->slot < 0 && !p->gathered && p->K == p->full_K && weights_blocks(w, tensor, format);
+}
+
 // Files give whole rows; this rank keeps its columns of them.
 static int read_slice(Model *m, Weights *w, const Slice *s, void *buffer)
 {
     Param *p = s->p;
+    Quant format;
+    const int tensor = weights_find(w, p->name);
+    if (takes_blocks(p, w, tensor, &format)) {
+        TRY(weights_read_blocks(w, tensor, p->row0 + s->row0, s->rows, buffer));
+        return param_store_blocks(m, p, s->row0, s->rows, buffer, format);
+    }
     const DType t = p->vec || p->slot >= 0 ? DT_F32 : m->t;
-    TRY(weights_read(w, weights_find(w, p->name), p->row0 + s->row0, s->rows, t, buffer));
+    TRY(weights_read(w, tensor, p->row0 + s->row0, s->rows, t, buffer));
     return param_store(m, p, s->row0, s->rows, (char *)buffer + (size_t)p->col0 * dtype_size(t), t, p->full_K);
 }
 

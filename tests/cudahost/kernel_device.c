@@ -46,6 +46,17 @@ static void pack(Device *d, Packed *w, int n0, int rows, const void *src, DType 
     staging_end(&s);
 }
 
+static void pack_blocks(Device *d, Packed *w, int n0, int rows, const void *src, Quant format)
+{
+    BEGIN("linear_pack_blocks");
+    const size_t blocks = (size_t)rows * (size_t)(w->K / quant_formats[format].block);
+    void *data = w->data;
+    IN(src, blocks * (size_t)quant_formats[format].bytes);
+    INOUT(data, rows_bytes(w->t, w->K, w->N));
+    cuda_dequantize(row_of(w, data_d, n0), w->t, src_d, format, blocks, NULL);
+    staging_end(&s);
+}
+
 static void unpack(Device *d, const Packed *w, int n0, int rows, void *dst, DType dst_t, int64_t ld)
 {
     BEGIN("linear_unpack");
@@ -445,6 +456,7 @@ int kernel_device_open(Device **out, CudahostOrder order, uint64_t seed)
     *o = (OrderOf){order, seed};
     *d = (Device){.name = "cuda kernels",
                   .op = {.linear_pack = pack,
+                         .linear_pack_blocks = pack_blocks,
                          .linear_unpack = unpack,
                          .bias_grad = bias_grad,
                          .scale_cols = scale_cols,

@@ -383,6 +383,53 @@ static void test_packing(void **state)
     device_close(ref);
 }
 
+// ---- quantised blocks -----------------------------------------------------------------------------------
+static void random_block(const QuantFormat *q, uint64_t seed, uint8_t *block, float *decoded)
+{
+    for (bool finite = false; !finite; seed += 1000003) { // what stands for a scale may be infinite
+        for (int i = 0; i < q->bytes; i++) block[i] = (uint8_t)(hash64(&i, sizeof i, seed) >> 8);
+        q->decode(block, decoded, 1);
+        finite = true;
+        for (int i = 0; i < q->block; i++) finite &= isfinite(decoded[i]);
+    }
+}
+
+// Packed out of blocks, in parts, a weight has the bits of one packed out of the decoded numbers.
+static void expect_blocks(Device *d, Quant format, int N, int K, DType t, int step)
+{
+    const QuantFormat *q = &quant_formats[format];
+    const size_t blocks = (size_t)(K / q->block), row_bytes = blocks * (size_t)q->bytes,
+                 bytes = d->packed_bytes(d, t, N, K);
+    uint8_t *src = xmalloc((size_t)N * row_bytes);
+    float *numbers = xmalloc((size_t)N * (size_t)K * sizeof *numbers);
+    for (size_t b = 0; b < (size_t)N * blocks; b++)
+        random_block(q, 7 + b, src + b * (size_t)q->bytes, numbers + b * (size_t)q->block);
+    Packed want = pack_values(d, t, numbers, DT_F32, N, K), got = pack_values(d, t, numbers, DT_F32, N, K);
+    memset(got.data, 0xff, bytes);
+    for (int n = 0; n < N; n += step)
+        d->op.linear_pack_blocks(d, &got, n, MIN(step, N - n), src + (size_t)n * row_bytes, format);
+    expect_same_bits(tmpf("%s (%d,%d) %s by %d", q->name, N, K, dtype_name(t), step), got.data, want.data, bytes);
+    free(src), free(numbers), free(want.data), free(got.data);
+}
+
+static void test_blocks(void **state)
+{
+    (void)state;
+    static const int shapes[][2] = {{1, 1}, {33, 2}, {70, 1}}; // rows, blocks of a row
+    Device *ref = open_threads("cpu-ref", 1);
+    for (int format = 0; format < QUANT_COUNT; format++)
+        for (size_t i = 0; i < COUNT_OF(shapes) * COUNT_OF(kernel_types); i++) {
+            const int *shape = shapes[i / 2], K = shape[1] * quant_formats[format].block;
+            expect_blocks(ref, (Quant)format, shape[0], K, kernel_types[i % 2], 32);
+            for (size_t k = 0; k < COUNT_OF(kernel_isas); k++) {
+                Device *d = open_isa(kernel_isas[k], 2);
+                if (d) expect_blocks(d, (Quant)format, shape[0], K, kernel_types[i % 2], k ? 32 : 7);
+                device_close(d);
+            }
+        }
+    device_close(ref);
+}
+
 // No memory is taken once the ops have seen their shapes. Which thread takes a task is chance, so that a thread may meet its first
 // one late: the memory has settled when nothing grows for a long while.
 static void test_scratch_settles(void **state)
@@ -415,6 +462,7 @@ int main(void)
         cmocka_unit_test(test_rows_are_independent),
         cmocka_unit_test(test_gradients),
         cmocka_unit_test(test_packing),
+        cmocka_unit_test(test_blocks),
         cmocka_unit_test(test_scratch_settles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
