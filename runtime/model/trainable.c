@@ -228,6 +228,9 @@ int trainable_setup(Model *m, const TrainSpec *spec)
         if (!spec->optimizer) continue;
         t->m = arena_alloc(m->run, bytes);
         t->v = arena_alloc(m->run, bytes);
+        if (arena_measuring(m->run)) continue;
+        TRY(m->dev->zero(m->dev, t->m, bytes)); // a device's memory begins as anything
+        TRY(m->dev->zero(m->dev, t->v, bytes));
     }
     return OK;
 }

@@ -71,8 +71,10 @@ static int guarded_obtain(Device *d, void **out, size_t bytes, const char *name)
     (void)d;
     int i = 0;
     while (i < MOST_REGIONS && region[i].at) i++;
-    void *p = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (i == MOST_REGIONS || p == MAP_FAILED) return fail(E_FAILED, name, NULL, "no memory for it");
+    memset(p, 0xff, bytes); // NaN, for who expects zeros
+    mprotect(p, bytes, PROT_NONE);
     pthread_mutex_lock(&lock);
     region[i] = (struct Region){p, bytes};
     if (users) protect(PROT_READ | PROT_WRITE);
