@@ -206,8 +206,10 @@ int rundir_failed(RunDir *r, Comm *c, int status, int64_t step)
         if (teller != comm_rank(c)) free(reason);
         told = comm_broadcast_blob(c, (void **)&reason, &bytes, (int)teller);
     }
+    RunDir here = *r;
+    here.writes = r->writes || !e->agreed; // then the others may not know of it, nor live to tell
     if (told == OK)
-        told = rundir_status(r, status == E_PREEMPTED ? "preempted" : "failed", error_exit_code(status),
+        told = rundir_status(&here, status == E_PREEMPTED ? "preempted" : "failed", error_exit_code(status),
                              teller < comm_size(c) ? (int)teller : comm_rank(c), step, reason);
     free(reason);
     return told;
