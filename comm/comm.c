@@ -125,7 +125,11 @@ int comm_use_device(Comm *c, Device *d, bool direct)
     c->wire = &wire_staged;
     for (size_t i = COUNT_OF(wires); direct && i-- > 0;)
         if (wires[i]->device && streq(wires[i]->device, d->name)) c->wire = wires[i];
-    return c->size > 1 ? c->wire->open(&c->wire_impl, c, d) : OK;
+    if (c->size == 1) return OK;
+    activity_enter(c, "connect");
+    const int status = c->wire->open(&c->wire_impl, c, d);
+    activity_leave(c);
+    return status;
 }
 
 int comm_split(Comm **out, Comm *c, int color, int key)

@@ -3,6 +3,8 @@
 #   (nothing)  packages to build and run
 #   --test     and those of the tests, the sanitizers, the fuzzers and the linters
 #   --model    and SmolLM2-135M-Instruct, to models/
+# A build with CUDA (cmake --preset cuda) takes two more, which are not in Debian: NVIDIA's CUDA toolkit 12 or later (nvcc, cudart,
+# cuBLAS; on PATH, in CUDA_HOME or in /usr/local/cuda) and NCCL (libnccl-dev, or NCCL_HOME). Packages: developer.nvidia.com/cuda-downloads
 # Quick when all is there; asks nothing. Needs root or sudo only when a package is missing. The model comes from the Python
 # package index that pip is configured for (PIP_INDEX_URL, pip.conf).
 set -euo pipefail
@@ -89,7 +91,7 @@ for option in "$@"; do
     --test) packages+=("${TEST[@]}") ;;
     --model) model=yes ;;
     -h | --help)
-        sed -n '2,7s/^# \{0,1\}//p' "$0"
+        sed -n '2,9s/^# \{0,1\}//p' "$0"
         exit 0
         ;;
     *) die 2 "unknown option $option" "launch/install.sh [--test] [--model]" ;;

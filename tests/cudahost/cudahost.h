@@ -11,6 +11,8 @@
 extern "C" {
 #endif
 
+bool cudahost_on_host(void); // false: a GPU runs the kernels, in its own order, and nothing is counted
+
 // ---- order ----
 // Of blocks, warps and threads; correct kernels give the same bits in each. With RANDOM some cp.async also land early.
 typedef enum CudahostOrder { CUDAHOST_FORWARD, CUDAHOST_REVERSE, CUDAHOST_RANDOM } CudahostOrder;

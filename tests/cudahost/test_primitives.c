@@ -214,6 +214,7 @@ static void test_exp2(void **state)
 static void test_orders(void **state)
 {
     (void)state;
+    if (!cudahost_on_host()) skip();
     enum { N = 3 * 64 };
     unsigned *ticket = cudahost_alloc(4, "ticket"), *out = cudahost_alloc(N * 4, "out"),
              seen[COUNT_OF(cudahost_orders) + 1][N];
@@ -239,6 +240,7 @@ static void test_orders(void **state)
 static void test_counts_and_guards(void **state)
 {
     (void)state;
+    if (!cudahost_on_host()) skip();
     cudahost_clear();
     mma_case(1);
     CudahostCounts c = cudahost_counts();

@@ -22,6 +22,9 @@ mpi.h           comm/comm_mpi\.h|runtime/io/checkpoint_save\.c
 hdf5.h          runtime/io/checkpoint_[a-z_0-9]*\.[ch]
 hwloc           comm/topo\.c
 oneapi/         kernels/cpu/[a-z_0-9]+\.c
+cuda_           kernels/cuda/[a-z_0-9]+\.(c|h|cu|cuh)
+cublasLt.h      kernels/cuda/cuda\.h
+nccl.h          comm/comm_nccl\.c
 yaml.h          runtime/config/recipe_yaml\.c
 utf8proc.h      runtime/text/[a-z_]+\.c
 pcre2.h         runtime/text/[a-z_]+\.[ch]|runtime/io/peft[a-z_]*\.c|runtime/model/[a-z_]+\.c

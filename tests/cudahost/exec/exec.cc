@@ -389,6 +389,11 @@ const CudahostKernel *cudahost_kernels(void)
     return kernels;
 }
 
+bool cudahost_on_host(void)
+{
+    return true;
+}
+
 void cudahost_order(CudahostOrder o, uint64_t seed)
 {
     order = o;

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# generate, score and eval on the CUDA device, run on the host, do what they do on the CPU; `auto` is CUDA where there is a GPU.
+source "$(dirname "$0")/lib.sh"
+rows 8 "$work/rows.jsonl"
+model=$work/model
+mkdir "$model"
+cp $golden/llama/{config.json,model.safetensors} "$model"
+# a token for each letter, one for the space, and something to print for each of the others
+awk 'BEGIN {
+    printf "{\"version\": \"1.0\", \"added_tokens\": [], \"normalizer\": null, \"post_processor\": null, \"pre_tokenizer\": "
+    printf "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": true}, \"decoder\": {\"type\": \"ByteLevel\"}, "
+    printf "\"model\": {\"type\": \"BPE\", \"merges\": [], \"vocab\": {"
+    for (i = 0; i < 320; i++) printf "%s\"%s\": %d", i ? ", " : "", i < 26 ? sprintf("%c", 97 + i) : i == 26 ? "Ġ" : "z" i, i
+    print "}}}"
+}' >"$model/tokenizer.json"
+cat >"$work/recipe.yaml" <<END
+model: $golden/llama
+precision: f32
+data: {train: $work/rows.jsonl, test: $golden/llama/tokens.jsonl}
+train: {steps: 1, batch: 4, micro_tokens: 64}
+lora: {rank: 4}
+checkpoint: {every: 0}
+END
+
+both() { # NAME ARGUMENTS...: what it prints goes to $work/NAME.DEVICE
+    local name=$1 device
+    shift
+    for device in cpu cuda; do
+        on_host run 0 0 "$@" --device "$device"
+        cp "$work/log" "$work/$name.$device"
+    done
+}
+both greedy generate "$model" --precision f32 --raw --prompt "hello world" --max-new 12
+same "$work/greedy.cuda" "$work/greedy.cpu" "greedy text"
+both sampled generate "$model" --precision f32 --raw --prompt "some words" --max-new 12 --temperature 1 --seed 3
+same "$work/sampled.cuda" "$work/sampled.cpu" "sampled text"
+[[ $(wc -c <"$work/greedy.cuda") -gt 12 ]] || complain "nothing was generated"
+for device in cpu cuda; do
+    on_host run 0 2 score $golden/llama --precision f32 --device $device --data $golden/llama/tokens.jsonl --out "$work/scores.$device"
+done
+near <(numbers "$work/scores.cuda") <(numbers "$work/scores.cpu") 1e-5 "scores"
+
+on_host train 0 2 "$work/run" device=auto
+says 'run  .* \(cuda, '
+on_host run 0 2 eval "$work/recipe.yaml" "output=$work/run" device=cuda
+cp "$work/run/eval.json" "$work/eval.cuda"
+run 0 0 eval "$work/recipe.yaml" "output=$work/run" device=cpu
+near <(values loss "$work/eval.cuda") <(values loss "$work/run/eval.json") 1e-5 "eval"
+finish
