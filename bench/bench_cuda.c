@@ -1,13 +1,22 @@
 // Speed of the CUDA device's ops at the shapes of an 8-billion-parameter Llama, as JSON, beside two ceilings that are measured on the same
 // GPU: copying memory, and cuBLASLt's product of 8192 x 8192 x 8192 in bf16. share: of the copy's bytes per second for ops that only
 // move memory, of the product's FLOP/s for the others.
-//   bench_cuda [--tokens T] [--ms BUDGET of each op]
+//   bench_cuda [--tokens T] [--ms BUDGET of each op] [--small]
 #include "kernels.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { C = 4096, NH = 32, KV = 8, D = 128, F = 14336, V = 128256, R = 16, ROWS = 2048 };
+enum { R = 16 };
+static int C = 4096, NH = 32, KV = 8, D = 128, F = 14336, V = 128256, ROWS = 2048, SIDE = 8192;
+static size_t COPY = (size_t)128 << 20, PARAMS = (size_t)64 << 20, MEMORY = (size_t)6 << 30;
+
+// Shapes that show nothing but that the program runs
+static void be_small(void)
+{
+    C = 64, NH = 4, KV = 2, D = 16, F = 96, V = 200, ROWS = 16, SIDE = 64;
+    COPY = PARAMS = 4096, MEMORY = (size_t)64 << 20;
+}
 
 typedef struct Bench {
     Device *d;
@@ -59,18 +68,18 @@ static Packed weight(const Bench *b, int N, int K)
 // Milliseconds of one call: so many are submitted that waiting for the end does not count.
 #define TIME(b, call)                                                                                                  \
     ({                                                                                                                 \
-        double best = 1e30, until = now_ms() + (b)->budget_ms;                                                         \
-        int n = 2;                                                                                                     \
-        for (int run = 0; run < 3 || now_ms() < until; run++) {                                                        \
+        double best_ = 1e30, until_ = now_ms() + (b)->budget_ms;                                                       \
+        int calls_ = 2;                                                                                                \
+        for (int run_ = 0; run_ < 3 || now_ms() < until_; run_++) {                                                    \
             check((b)->d->sync((b)->d));                                                                               \
-            const double start = now_ms();                                                                             \
-            for (int i = 0; i < n; i++) call;                                                                          \
+            const double start_ = now_ms();                                                                            \
+            for (int i_ = 0; i_ < calls_; i_++) call;                                                                  \
             check((b)->d->sync((b)->d));                                                                               \
-            const double took = now_ms() - start;                                                                      \
-            if (run) best = MIN(best, took / n);                                                                       \
-            if (!run) n = (int)fmin(fmax(20 / (took / n), 2), 200);                                                    \
+            const double took_ = now_ms() - start_;                                                                    \
+            if (run_) best_ = MIN(best_, took_ / calls_);                                                              \
+            if (!run_) calls_ = (int)fmin(fmax(20 / (took_ / calls_), 2), 200);                                        \
         }                                                                                                              \
-        best;                                                                                                          \
+        best_;                                                                                                         \
     })
 
 static void report(Bench *b, const char *op, double ms, double flops, double bytes)
@@ -85,13 +94,13 @@ static void report(Bench *b, const char *op, double ms, double flops, double byt
 static void measure_ceilings(Bench *b)
 {
     Device *d = b->d;
-    enum { SIDE = 8192 };
-    const size_t mark = arena_mark(b->arena), n = (size_t)128 << 20;
+    const size_t mark = arena_mark(b->arena), n = COPY;
     float *from = arena_alloc(b->arena, n * sizeof *from), *to = arena_alloc(b->arena, n * sizeof *to);
     b->copy_gbs = 2 * (double)n * sizeof *from / TIME(b, d->op.convert(d, to, DT_F32, from, DT_F32, n)) * 1e-6;
     arena_reset(b->arena, mark);
     const Packed w = weight(b, SIDE, SIDE);
-    void *x = values(b, DT_BF16, (size_t)SIDE * SIDE, 1), *y = arena_alloc(b->arena, (size_t)SIDE * SIDE * 2);
+    void *x = values(b, DT_BF16, (size_t)SIDE * (size_t)SIDE, 1),
+         *y = arena_alloc(b->arena, (size_t)SIDE * (size_t)SIDE * 2);
     const double ms = TIME(b, d->op.linear_fwd(d, DT_BF16, y, SIDE, x, SIDE, &w, NULL, NULL, NULL, SIDE));
     b->gemm_tflops = 2.0 * SIDE * SIDE * SIDE / ms * 1e-9;
     arena_reset(b->arena, mark);
@@ -198,7 +207,7 @@ static void bench_head(Bench *b)
 static void bench_optimizer(Bench *b)
 {
     Device *d = b->d;
-    const size_t mark = arena_mark(b->arena), n = (size_t)64 << 20;
+    const size_t mark = arena_mark(b->arena), n = PARAMS;
     float *p = values(b, DT_F32, n, 1), *m = values(b, DT_F32, n, 1), *v = values(b, DT_F32, n, 1),
           *g = values(b, DT_F32, n, 1);
     int64_t *acc = arena_alloc(b->arena, n * sizeof *acc);
@@ -215,12 +224,13 @@ static void bench_optimizer(Bench *b)
 int main(int argc, char **argv)
 {
     Bench b = {.T = 8192, .budget_ms = 300};
-    for (int i = 1; i + 1 < argc; i += 2) {
-        if (streq(argv[i], "--tokens")) b.T = atoi(argv[i + 1]);
-        if (streq(argv[i], "--ms")) b.budget_ms = atof(argv[i + 1]);
+    for (int i = 1; i < argc; i++) {
+        if (streq(argv[i], "--small")) be_small();
+        if (streq(argv[i], "--tokens") && i + 1 < argc) b.T = atoi(argv[++i]);
+        if (streq(argv[i], "--ms") && i + 1 < argc) b.budget_ms = atof(argv[++i]);
     }
     check(device_open(&b.d, &(DeviceConfig){.name = "cuda"}));
-    check(device_arena(&b.arena, b.d, "bench", (size_t)6 << 30));
+    check(device_arena(&b.arena, b.d, "bench", MEMORY));
     measure_ceilings(&b);
     bench_rows(&b);
     bench_attention(&b);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # gpu.sh [OUT.json]: for a machine with a GPU, in less than ten minutes: builds, checks the kernels and the device against the CPU, runs
-# them under compute-sanitizer where there is one, measures, and trains a tiny model on the CPU and on the GPU. One JSON in the end; the
-# exit status is 1 when a check failed.
+# them under compute-sanitizer where there is one, trains a tiny model on the CPU and on the GPU, and measures the ops, beside PyTorch's
+# where PYTHON (python3) has a PyTorch for the GPU. One JSON in the end; the exit status is 1 when a check failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 out=${1:-gpu.json}
@@ -32,7 +32,7 @@ fi
 check build bench cmake --build $build -j "$(nproc)" --target bench_cuda
 [[ $failed == 0 ]] || exit 1
 
-tests=(primitives elementwise optim dora linear attention head)
+tests=(primitives elementwise activation layernorm optim dora linear attention head)
 for name in "${tests[@]}"; do
     [[ -x $build/tests/test_gpu_$name ]] && check device "$name" $build/tests/test_gpu_"$name"
 done
@@ -40,7 +40,7 @@ if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck synccheck; do
         check sanitizer "$tool" compute-sanitizer --tool $tool --error-exitcode 1 --kernel-regex-exclude kns=cutlass \
             $build/tests/test_gpu_primitives
-        check sanitizer "$tool attention" env KERNEL_TEST_FEW=1 compute-sanitizer --tool $tool --error-exitcode 1 \
+        check sanitizer "$tool attention" env KERNEL_MOST_WORK=1e5 compute-sanitizer --tool $tool --error-exitcode 1 \
             $build/tests/test_gpu_attention
     done
 fi
@@ -60,12 +60,19 @@ else
     tail -n 5 "$work/log"
     failed=1
 fi
+echo null >"$work/torch.json"
+python=${PYTHON:-python3}
+if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+    timeout 120 "$python" bench/peers/torch_ops.py >"$work/torch.json.new" 2>"$work/log" && mv "$work/torch.json.new" "$work/torch.json"
+fi
 {
     printf '{"commit": "%s", "gpus": %s, "driver": "%s", "ok": %s,\n"checks": [\n' "$(git rev-parse HEAD 2>/dev/null)" "$gpus" \
         "$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)" "$([[ $failed == 0 ]] && echo true || echo false)"
     (IFS=$'\n'; printf '%s' "${rows[*]}" | sed '$!s/$/,/')
     printf '\n],\n"bench": '
     cat "$work/bench.json"
+    printf ',\n"torch": '
+    cat "$work/torch.json"
     printf '}\n'
 } >"$out"
 echo "$out"

@@ -56,7 +56,8 @@ int device_open(Device **out, const DeviceConfig *c)
     if (streq(c->name, "auto")) return open_first(out, c);
     for (size_t i = 0; i < COUNT_OF(devices); i++)
         if (streq(c->name, devices[i].name)) return devices[i].open(out, c);
-    return fail(E_MISSING, "device", tmpf("this build has: %s", device_names()), "no device named `%s` in this build",
+    const char *how = streq(c->name, "cuda") ? "; `cmake --preset cuda` makes a build with CUDA" : "";
+    return fail(E_MISSING, "device", tmpf("this build has: %s%s", device_names(), how), "no device named `%s` in this build",
                 c->name);
 }
 

@@ -92,6 +92,7 @@ check 2 "$work/absent" convert "$work/absent" "$work/dst"
 
 # ---- this machine, output that goes nowhere
 prints 'CPU .*memory .*ranks +1.*libraries.*parallel HDF5' doctor
+prints 'device cuda: no device named `cuda` in this build' doctor
 code=0
 "$attune" help >/dev/full 2>"$work/err" || code=$?
 [[ $code == 1 ]] || report help "exit code $code on a full disk, not 1"

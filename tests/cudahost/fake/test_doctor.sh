@@ -5,6 +5,10 @@ on_host run 0 1 doctor
 says 'host stand-in, 4 GiB, compute capability 9.0'
 CUDAHOST_DEVICES=0 on_host run 0 0 doctor
 says 'no CUDA-capable device'
+if ! compgen -G '/dev/nvidia[0-9]*' >/dev/null; then
+    run 0 0 doctor
+    says 'device cuda: CUDA driver version is insufficient'
+fi
 
 rows 8 "$work/rows.jsonl"
 cat >"$work/recipe.yaml" <<END
@@ -24,4 +28,11 @@ says 'ranks 0 and 1 have the same GPU'
 CUDAHOST_MEMORY=41 on_host train 1 0 "$work/small" device=cuda
 says 'cuda: .* memory: .* GiB asked'
 says 'hint: .*micro_tokens'
+
+if [[ $3 != none ]]; then # what the stand-in lacks would be asked of the real libraries
+    names() { nm -D "$1" "$2" | sed 's/@.*//' | grep -Eo '(__)?(cuda|cublas|nccl)[A-Za-z_0-9]+' | sort -u; }
+    lacking=$(comm -23 <(names --undefined-only "$attune") <(names --defined-only "$3"))
+    [[ -z $lacking ]] || complain "the stand-in has no $lacking"
+    [[ -n $(names --undefined-only "$attune") ]] || complain "the program is not linked with CUDA's shared libraries"
+fi
 finish
