@@ -57,8 +57,8 @@ int device_open(Device **out, const DeviceConfig *c)
     for (size_t i = 0; i < COUNT_OF(devices); i++)
         if (streq(c->name, devices[i].name)) return devices[i].open(out, c);
     const char *how = streq(c->name, "cuda") ? "; `cmake --preset cuda` makes a build with CUDA" : "";
-    return fail(E_MISSING, "device", tmpf("this build has: %s%s", device_names(), how), "no device named `%s` in this build",
-                c->name);
+    return fail(E_MISSING, "device", tmpf("this build has: %s%s", device_names(), how),
+                "no device named `%s` in this build", c->name);
 }
 
 void device_close(Device *d)

@@ -36,6 +36,18 @@ static LowRank low_rank_in(Staging *s, DType t, const LowRank *lr, Packed *w, in
     return r;
 }
 
+// src stays the host's: packing from there is what is tested
+static void pack_blocks(Device *d, Packed *w, int n0, int rows, const void *src, Quant format)
+{
+    BEGIN("linear_pack_blocks");
+    Packed W = *w;
+    void *data = w->data;
+    INOUT(data, matrix_bytes(w->t, w->K, w->K, w->N));
+    W.data = data_d;
+    cuda->op.linear_pack_blocks(cuda, &W, n0, rows, src, format);
+    END();
+}
+
 static void linear_fwd(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const Packed *w,
                        const LowRank *lr, const float *bias, const void *residual, int T)
 {
@@ -171,6 +183,7 @@ int kernel_device_open(Device **out, CudahostOrder order, uint64_t seed)
     }
     TRY(launchers_open(out, order, seed));
     OpTable *op = &(*out)->op;
+    op->linear_pack_blocks = pack_blocks;
     op->linear_fwd = linear_fwd;
     op->linear_dx = linear_dx;
     op->linear_dw = linear_dw;
