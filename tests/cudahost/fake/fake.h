@@ -9,6 +9,7 @@
 //   CUDAHOST_ORDER=NAME    of threads in kernels: forward, reverse, random (default by seed: random)
 //   CUDAHOST_DEVICES=N     how many GPUs there seem to be (default 8)
 //   CUDAHOST_MEMORY=MIB    of each of them (default 4096)
+//   CUDAHOST_PATIENCE=S    how long nothing may move while somebody waits (default 120)
 //   CUDAHOST_NCCL_LOST=N   the communicators of this rank are well N times, when asked, and then have lost a peer
 //   CUDAHOST_FORGET=WHAT   as if the program had forgotten to: waits (of streams, for events), queries (of events, by the host)
 #pragma once
