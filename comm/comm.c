@@ -164,6 +164,7 @@ void comm_close(Comm *c)
     (void)comm_barrier(c);
     activity_close(c);
     c->ops->close(c);
+    free(c->own_room);
     free(c);
 }
 
@@ -332,6 +333,42 @@ int comm_exchange(Comm *c, const CommBlock *out, const CommBlock *in, DType t)
     double start = activity_enter(c, "exchange");
     if (out[c->rank].at) block_copy(&in[c->rank], &out[c->rank], size);
     return counted(c, bytes, bytes, 1, start, c->size > 1 ? c->ops->exchange(c, out, in, t) : OK);
+}
+
+int comm_exchange_begin(Comm *c, size_t bytes, void **room)
+{
+    int status = OK;
+    double start = activity_enter(c, "exchange");
+    c->lent = false;
+    if (c->size > 1 && c->ops->exchange_begin) status = c->ops->exchange_begin(c, bytes, room, &c->lent);
+    if (!c->lent) c->own_room = xrealloc(c->own_room, bytes * (size_t)c->size + 1);
+    for (int r = 0; r < c->size && !c->lent; r++) room[r] = c->own_room + (size_t)r * bytes;
+    c->wait_ns += (uint64_t)((activity_leave(c) - start) * 1e6);
+    return status;
+}
+
+static int exchange_own_room(Comm *c, void *const *room, const size_t *given, const CommBlock *in, DType t)
+{
+    CommBlock *out = xcalloc((size_t)c->size, sizeof *out);
+    for (int r = 0; r < c->size; r++)
+        if (r != c->rank) out[r] = (CommBlock){room[r], 1, given[r] / dtype_size(t), given[r] / dtype_size(t)};
+    int status = c->size > 1 ? c->ops->exchange(c, out, in, t) : OK;
+    free(out);
+    return status;
+}
+
+int comm_exchange_end(Comm *c, void *const *room, const size_t *given, const CommBlock *in, DType t)
+{
+    size_t bytes = 0;
+    int status = OK;
+    (void)checked_blocks(c, in, t);
+    for (int r = 0; r < c->size; r++) bytes += r == c->rank ? 0 : given[r];
+    double start = activity_enter(c, "exchange");
+    if (c->lent)
+        c->ops->exchange_end(c, in, t);
+    else
+        status = exchange_own_room(c, room, given, in, t);
+    return counted(c, bytes, bytes, 1, start, status);
 }
 
 int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root)

@@ -52,6 +52,11 @@ typedef struct CommBlock {
 // Each rank has a block for each (size entries each): out[r] goes to rank r, and in[r] is where rank r's comes to: as many elements,
 // in runs of whatever length. Host memory; no block of `in` lies over another one, or over one of `out`.
 int comm_exchange(Comm *c, const CommBlock *out, const CommBlock *in, DType t);
+// The same in two halves, which saves a copy: what this rank has for others it puts to where they take it from. begin tells where
+// that is: room[r] (size entries), with `bytes` of it, the same number on all ranks, for what rank r shall have. end: given[r] bytes have
+// been put there; those of its own rank are not looked at, nor is in[rank]. No other collective of the group between the two.
+int comm_exchange_begin(Comm *c, size_t bytes, void **room);
+int comm_exchange_end(Comm *c, void *const *room, const size_t *given, const CommBlock *in, DType t);
 int comm_broadcast(Comm *c, void *x, size_t count, DType t, int root); // x must be writable on the root too
 int comm_barrier(Comm *c);
 // All ranks return the worst status (the most negative but E_PREEMPTED only when nothing is worse). The lowest rank with that

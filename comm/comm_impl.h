@@ -18,6 +18,9 @@ typedef struct CommOps {
     int (*all_gather_parts)(Comm *c, void *x, const size_t *start, DType t);
     int (*reduce_scatter_parts)(Comm *c, void *x, const size_t *start, DType t);
     int (*exchange)(Comm *c, const CommBlock *out, const CommBlock *in, DType t); // all but the rank's own
+    // *lent: room is where the others take it from, and end follows; else the caller has to have room and to exchange. NULL: never
+    int (*exchange_begin)(Comm *c, size_t bytes, void **room, bool *lent);
+    void (*exchange_end)(Comm *c, const CommBlock *in, DType t);
     int (*broadcast)(Comm *c, void *x, size_t bytes, int root);
     int (*barrier)(Comm *c);
     void (*abort)(Comm *c,
@@ -45,6 +48,8 @@ struct Comm {
     const CommOps *ops;
     int rank, size, local_rank, local_size;
     bool world;
+    bool lent;      // an exchange has begun in memory that the others see
+    char *own_room; // for exchanges that have not
     size_t room;    // that was asked for in the windows of shared memory; 0: none in particular
     Device *device; // whose memory it may be handed; NULL: the host's alone
     const CommWire *wire;

@@ -261,6 +261,19 @@ static int mpi_exchange(Comm *c, const CommBlock *out, const CommBlock *in, DTyp
     return OK;
 }
 
+static int mpi_exchange_begin(Comm *c, size_t bytes, void **room, bool *lent)
+{
+    const MpiComm *m = c->impl;
+    TRY(find_neighbours(c));
+    *lent = m->window && !m->speaker && shm_exchange_begin(m->window, bytes, room);
+    return OK;
+}
+
+static void mpi_exchange_end(Comm *c, const CommBlock *in, DType t)
+{
+    shm_exchange_end(((const MpiComm *)c->impl)->window, in, dtype_size(t));
+}
+
 static int mpi_broadcast(Comm *c, void *x, size_t bytes, int root)
 {
     const MpiComm *m = c->impl;
@@ -298,6 +311,8 @@ const CommOps comm_mpi = {
     .all_gather_parts = mpi_all_gather_parts,
     .reduce_scatter_parts = mpi_reduce_scatter_parts,
     .exchange = mpi_exchange,
+    .exchange_begin = mpi_exchange_begin,
+    .exchange_end = mpi_exchange_end,
     .broadcast = mpi_broadcast,
     .barrier = mpi_barrier,
     .abort = mpi_abort,

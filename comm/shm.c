@@ -43,6 +43,7 @@ struct Shm {
     uint32_t round;  // this member's
     uint32_t all_at; // a round that all are known to have come to
     const void **in; // per member: what is being summed
+    size_t piece;    // of an exchange that has begun
     ShmSpan *shares; // per member: of a sum that all make together
 };
 
@@ -342,6 +343,22 @@ void shm_exchange(Shm *g, const CommBlock *out, const CommBlock *in, size_t size
         if (at == 0) most = largest_of_all(g);
         take_pieces(g, in, size, at, piece);
     }
+}
+
+bool shm_exchange_begin(Shm *g, size_t bytes, void **room)
+{
+    g->piece = ROUND_UP(MAX(bytes, 1), LINE);
+    if (g->piece > (g->slot_bytes - LINE) / (size_t)MAX(g->size - 1, 1)) return false;
+    next_round(g);
+    for (int r = 0; r < g->size; r++)
+        if (r != g->rank) room[r] = piece_for(g, g->rank, r, g->piece);
+    return true;
+}
+
+void shm_exchange_end(Shm *g, const CommBlock *in, size_t size)
+{
+    announce(g);
+    take_pieces(g, in, size, 0, g->piece);
 }
 
 static void reduce_scatter(Shm *g, void *x, const ShmSpan *span, DType t, ReduceOp op)

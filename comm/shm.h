@@ -38,5 +38,8 @@ void shm_reduce_scatter(Shm *g, void *x, const ShmSpan *span, DType t); // sum; 
 // span[r] is what member r has. takes: whether this member wants what the others have.
 void shm_all_gather(Shm *g, void *x, const ShmSpan *span, size_t element_bytes, bool takes);
 void shm_exchange(Shm *g, const CommBlock *out, const CommBlock *in, size_t element_bytes); // all but the member's own
+// Its two halves; begin: whether the slots have so much room, the same answer for all members. room[own rank] is left as it is.
+bool shm_exchange_begin(Shm *g, size_t bytes, void **room);
+void shm_exchange_end(Shm *g, const CommBlock *in, size_t element_bytes);
 void shm_broadcast(Shm *g, void *x, size_t bytes, int root, bool takes);
 void shm_barrier(Shm *g);

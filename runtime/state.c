@@ -2,6 +2,7 @@
 // "model/NAME" or "adapter/NAME" and "optim/NAME/{m,v}". Everything else is a function of (recipe, step): the schedule, the data
 // cursor, and every random number, so the step is all that has to be remembered of them.
 // Each rank writes its share and reads what it has.
+#define _GNU_SOURCE
 #include "trainer.h"
 #include "provenance.h"
 #include <jansson.h>
@@ -9,6 +10,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 enum { MAX_FAILED_SAVES = 3 }; // in a row
 
@@ -68,6 +70,14 @@ static char *host_room(const Names *s) // for all slabs
     return xmalloc(bytes + 1);
 }
 
+// By all threads: the steps stand still meanwhile, and one thread alone does not use what memory can do.
+static void copy_within_host(char *to, const char *from, size_t bytes)
+{
+    enum { PIECE = 1 << 20 };
+#pragma omp parallel for schedule(static) if (bytes > PIECE)
+    for (size_t at = 0; at < bytes; at += PIECE) memcpy(to + at, from + at, MIN(bytes - at, (size_t)PIECE));
+}
+
 // The slabs are copied, one behind the other, and are then found there.
 static int copy_to_host(Device *d, Names *s, char *to)
 {
@@ -75,7 +85,10 @@ static int copy_to_host(Device *d, Names *s, char *to)
         CkptTensor *t = &s->t[i];
         const size_t bytes = slab_bytes(t);
         if (!bytes) continue;
-        TRY(d->download(d, to, t->data, bytes));
+        if (d->obtain)
+            TRY(d->download(d, to, t->data, bytes));
+        else
+            copy_within_host(to, t->data, bytes);
         t->data = to;
         to += bytes;
     }
@@ -185,6 +198,15 @@ static void *write_snapshot(void *ctx)
     return NULL;
 }
 
+// Where all cores compute, what the writer takes of one holds up the step: it has the cores when nobody else wants them, and a tenth
+// of one in any case.
+static void *write_beside_steps(void *ctx)
+{
+    enum { NICE = 10 };
+    (void)setpriority(PRIO_PROCESS, 0, NICE); // of this thread, on Linux
+    return write_snapshot(ctx);
+}
+
 size_t state_snapshot_bytes(const Model *m)
 {
     size_t bytes = 0;
@@ -225,7 +247,7 @@ static int save_async(Trainer *t)
         return status;
     }
     w->busy = true;
-    w->threaded = pthread_create(&w->thread, NULL, write_snapshot, w) == 0;
+    w->threaded = pthread_create(&w->thread, NULL, write_beside_steps, w) == 0;
     if (!w->threaded) write_snapshot(w); // no thread to be had: all ranks must still take part
     return OK;
 }

@@ -68,6 +68,8 @@ static int log_step(Trainer *t, const StepResult *r)
     buf_printf(&b, "\"comm_bytes\": %llu, \"wait_ms\": %.9g, \"beside_ms\": %.9g, \"beside_wait_ms\": %.9g",
                (unsigned long long)traffic_bytes(&r->traffic), r->traffic.wait_ms, r->traffic.beside_ms,
                r->traffic.beside_wait_ms);
+    buf_printf(&b, ", \"save_ms\": %.9g", t->save_ms);
+    t->save_ms = 0;
     int status = rundir_metric(t->dir, b.data);
     buf_free(&b);
     return status;
@@ -139,7 +141,9 @@ static int train_loop(Trainer *t, Progress *bar)
             TRY(state_save(t));
             return preempted(t);
         }
+        const double start = now_ms();
         if (due(t->s.recipe.checkpoint.every, t)) TRY(state_save_due(t));
+        t->save_ms += now_ms() - start;
     }
     return OK;
 }

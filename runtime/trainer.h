@@ -25,6 +25,7 @@ typedef struct Trainer {
     json_t *provenance;        // for the checkpoints' descriptions
     Saver *saver;              // the asynchronous checkpoint writer; NULL until the first one
     int failed_saves;          // in a row, until now
+    double save_ms;            // the steps have stood still for checkpoints, since a line of metrics told
     int64_t step, total_steps; // optimizer steps done; to do
     double run_ms;             // since the process began to train
     float *logp, *weight;      // (largest M) host

@@ -26,25 +26,32 @@ typedef struct CkptRows CkptRows;
 int ckpt_rows_open(CkptRows **out, Comm *c, const CkptTensor *t, int n, bool write);
 void ckpt_rows_close(CkptRows *x);            // NULL is fine
 bool ckpt_rows_has(const CkptRows *x, int i); // tensor i goes this way, all ranks that share its rows together
-// fn writes whole rows, or reads them. status: of what was before; once something has failed, fn is no longer called, and this rank
-// goes on with its part of the exchange, which others wait for. The status of it all.
+// fn writes whole rows. status: of what was before; once something has failed, nothing more is written or read, and this rank goes on
+// with its part of the exchange, which others wait for. The status of it all.
 typedef int CkptRowsFn(void *ctx, const CkptTensor *rows);
 int ckpt_rows_write(const CkptRows *x, const CkptTensor *t, int i, CkptRowsFn *fn, void *ctx, int status);
-int ckpt_rows_read(const CkptRows *x, const CkptTensor *t, int i, CkptRowsFn *fn, void *ctx, int status);
+int ckpt_rows_read(const CkptRows *x, const CkptTensor *t, int i, CkptReader *r, int status);
 
 // ---- checkpoint_dirs.c ----
 // For faults that end nothing: they become a warning, and the thread's record is free for the next.
 void ckpt_warn_instead(const char *consequence);
-char *ckpt_step_path(const char *parent, const char *prefix, int64_t step); // "PARENT/PREFIXstep-00000100"
-int ckpt_list_steps(const char *parent, int64_t **steps, size_t *n);        // newest first; none without a parent
-void ckpt_sweep(const char *parent);                                        // what cut-off saves have left
-int ckpt_sync_path(const char *path, int flags);                            // opens, fsyncs, closes
-int ckpt_check_room(const char *parent, uint64_t bytes);                    // E_FAILED when the disk has less
-void ckpt_retain(const char *parent, int64_t saved, int keep);              // removes steps that are no longer kept
+char *ckpt_step_path(const char *parent, const char *prefix,
+                     int64_t step); // "PARENT/PREFIXstep-00000100"
+int ckpt_list_steps(const char *parent, int64_t **steps,
+                    size_t *n);                          // newest first; none without a parent
+void ckpt_sweep(const char *parent);                     // what cut-off saves have left
+int ckpt_sync_path(const char *path, int flags);         // opens, fsyncs, closes
+int ckpt_check_room(const char *parent, uint64_t bytes); // E_FAILED when the disk has less
+void ckpt_retain(const char *parent, int64_t saved,
+                 int keep); // removes steps that are no longer kept
 
 // ---- checkpoint_read.c ----
-int ckpt_reader_open(CkptReader **out, const char *dir, char *text, size_t bytes); // takes over the MANIFEST's text
+int ckpt_reader_open(CkptReader **out, const char *dir, char *text,
+                     size_t bytes); // takes over the MANIFEST's text
 const Manifest *ckpt_reader_manifest(const CkptReader *r);
-int ckpt_reader_structure(CkptReader *r);                       // compares the digests of all that is not a tensor's
-int ckpt_reader_fits(const CkptReader *r, const CkptTensor *t); // E_INPUT: not there, or of another shape or type
-void ckpt_check_part(const CkptTensor *t);                      // asserts that a rank's part lies within its tensor
+int ckpt_reader_structure(CkptReader *r); // compares the digests of all that is not a tensor's
+int ckpt_reader_fits(const CkptReader *r,
+                     const CkptTensor *t); // E_INPUT: not there, or of another shape or type
+// Whole rows of a tensor, handed out piece by piece in the file's order; what is damaged too, before it is known.
+int ckpt_reader_stream(CkptReader *r, const CkptTensor *rows, LeafSink *sink, void *ctx);
+void ckpt_check_part(const CkptTensor *t); // asserts that a rank's part lies within its tensor

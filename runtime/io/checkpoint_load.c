@@ -95,11 +95,6 @@ int checkpoint_find(Comm *c, const char *output, int64_t *step, char **dir)
 }
 
 // ---- loading ----------------------------------------------------------------------------------------------
-static int read_rows(void *r, const CkptTensor *rows)
-{
-    return checkpoint_read(r, rows);
-}
-
 // Collective: tensors whose columns are cut are read together.
 static int read_tensors(Comm *c, CkptReader *r, const CkptTensor *t, int n)
 {
@@ -109,7 +104,7 @@ static int read_tensors(Comm *c, CkptReader *r, const CkptTensor *t, int n)
     const bool opened = status == OK;
     for (int i = 0; i < n && opened; i++) {
         if (ckpt_rows_has(rows, i))
-            status = ckpt_rows_read(rows, &t[i], i, read_rows, r, status);
+            status = ckpt_rows_read(rows, &t[i], i, r, status);
         else if (status == OK)
             status = checkpoint_read(r, &t[i]);
     }

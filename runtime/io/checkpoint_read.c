@@ -149,6 +149,24 @@ static int read_range(CkptReader *r, uint64_t offset, uint64_t bytes, char *out)
     return OK;
 }
 
+// The same bytes, to a sink.
+static int stream_range(CkptReader *r, uint64_t offset, uint64_t bytes, LeafSink *sink, void *ctx)
+{
+    for (size_t leaf = leaf_at(&r->m, offset); bytes; leaf++) {
+        const ManifestLeaf *l = &r->m.leaves[leaf];
+        uint64_t skip = offset - l->offset, n = MIN(bytes, l->bytes - skip);
+        if (n == l->bytes) {
+            TRY(leaves_stream(&r->leaves, leaf, sink, ctx));
+        } else {
+            TRY(take_leaf(r, leaf));
+            sink(ctx, r->leaf + skip, n);
+        }
+        offset += n;
+        bytes -= n;
+    }
+    return OK;
+}
+
 int ckpt_reader_fits(const CkptReader *r, const CkptTensor *t)
 {
     const ManifestTensor *stored = manifest_find(&r->m, t->name);
@@ -184,6 +202,14 @@ int checkpoint_read(CkptReader *r, const CkptTensor *t)
     for (uint64_t i = 0; i < (uint64_t)t->rows; i++)
         TRY(read_range(r, start + i * row, width, (char *)t->data + i * width));
     return OK;
+}
+
+int ckpt_reader_stream(CkptReader *r, const CkptTensor *rows, LeafSink *sink, void *ctx)
+{
+    TRY(ckpt_reader_fits(r, rows));
+    const ManifestTensor *stored = manifest_find(&r->m, rows->name);
+    const uint64_t row = (uint64_t)rows->shape[1] * dtype_size(rows->t);
+    return stream_range(r, stored->offset + (uint64_t)rows->row0 * row, (uint64_t)rows->rows * row, sink, ctx);
 }
 
 int checkpoint_read_meta(CkptReader *r, CkptMeta *out)

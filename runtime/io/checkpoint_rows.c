@@ -19,7 +19,9 @@ struct CkptRows {
     int n, members;
     bool *exchanged; // (n)
     Slab *slabs;     // (members, n)
-    char *block;
+    char *block;     // for writing
+    void **room;     // (members), for reading,
+    size_t *given;   // and what has been put there
     CommBlock *slab_of,
         *block_of; // (members): what of this member's slab is another's business, and where its own business is others'
 };
@@ -127,7 +129,7 @@ static int64_t longest_run(const CkptRows *x, const CkptTensor *t)
     return longest;
 }
 
-static void make_room(CkptRows *x, const CkptTensor *t)
+static void make_room(CkptRows *x, const CkptTensor *t, bool write)
 {
     size_t most = 0;
     for (int i = 0; i < x->n; i++) {
@@ -135,7 +137,9 @@ static void make_room(CkptRows *x, const CkptTensor *t)
         const int64_t rows = MIN(rows_of_block(&t[i]), longest_run(x, &t[i]));
         most = MAX(most, (size_t)rows * (size_t)t[i].shape[1] * dtype_size(t[i].t));
     }
-    x->block = xcalloc(most + 1, 1);
+    x->block = write ? xcalloc(most + 1, 1) : NULL;
+    x->room = xcalloc((size_t)x->members, sizeof *x->room);
+    x->given = xcalloc((size_t)x->members, sizeof *x->given);
     x->slab_of = xcalloc((size_t)x->members, sizeof *x->slab_of);
     x->block_of = xcalloc((size_t)x->members, sizeof *x->block_of);
 }
@@ -156,7 +160,7 @@ int ckpt_rows_open(CkptRows **out, Comm *c, const CkptTensor *t, int n, bool wri
     x->members = comm_size(x->group);
     TRY(gather_slabs(x, t));
     for (int i = 0; i < n; i++) x->exchanged[i] = x->exchanged[i] && fits(x, i, t[i].shape[1], write);
-    make_room(x, t);
+    make_room(x, t, write);
     return OK;
 }
 
@@ -167,6 +171,8 @@ void ckpt_rows_close(CkptRows *x)
     free(x->exchanged);
     free(x->slabs);
     free(x->block);
+    free(x->room);
+    free(x->given);
     free(x->slab_of);
     free(x->block_of);
     free(x);
@@ -197,7 +203,8 @@ static void cut_round(const CkptRows *x, const CkptTensor *t, int i, int64_t don
         const Run his = run_of(x, t, m, done);
         const size_t cols = (size_t)t->cols;
         x->slab_of[m] = (CommBlock){(char *)t->data + (size_t)his.row * cols * size, (size_t)his.rows, cols, cols};
-        x->block_of[m] = (CommBlock){x->block + (size_t)s->col0 * size, mine, (size_t)s->cols, (size_t)t->shape[1]};
+        char *block = x->block ? x->block + (size_t)s->col0 * size : NULL;
+        x->block_of[m] = (CommBlock){block, mine, (size_t)s->cols, (size_t)t->shape[1]};
     }
 }
 
@@ -224,13 +231,57 @@ int ckpt_rows_write(const CkptRows *x, const CkptTensor *t, int i, CkptRowsFn *f
     return status;
 }
 
-int ckpt_rows_read(const CkptRows *x, const CkptTensor *t, int i, CkptRowsFn *fn, void *ctx, int status)
+// What comes from the file, in its order, goes to those who have its columns: into this rank's slab, and into the room of the others.
+typedef struct Scatter {
+    const CkptRows *x;
+    const CkptTensor *t;
+    int i;
+    uint64_t at, row_bytes; // bytes of the block so far, and of a row
+    char **to; // (members) where each member's part of the block's rows lies, one row of it behind the other
+} Scatter;
+
+static void scatter(void *ctx, const char *data, size_t bytes)
 {
-    const int64_t end = longest_run(x, t);
+    Scatter *s = ctx;
+    const size_t size = dtype_size(s->t->t);
+    while (bytes) {
+        const uint64_t row = s->at / s->row_bytes, from = s->at % s->row_bytes, end = MIN(from + bytes, s->row_bytes);
+        for (int m = 0; m < s->x->members; m++) {
+            const Slab *slab = slab_of(s->x, m, s->i);
+            const uint64_t first = (uint64_t)slab->col0 * size, width = (uint64_t)slab->cols * size;
+            const uint64_t a = MAX(from, first), b = MIN(end, first + width);
+            if (a < b) memcpy(s->to[m] + row * width + (a - first), data + (a - from), b - a);
+        }
+        data += end - from;
+        bytes -= end - from;
+        s->at += end - from;
+    }
+}
+
+static int read_block(const CkptRows *x, const CkptTensor *t, int i, CkptReader *r, int64_t done)
+{
+    const Run mine = run_of(x, t, comm_rank(x->group), done);
+    Scatter s = {x, t, i, 0, (uint64_t)t->shape[1] * dtype_size(t->t), (char **)x->room};
+    CkptTensor rows = *t;
+    rows.row0 += mine.row;
+    rows.rows = mine.rows;
+    return mine.rows ? ckpt_reader_stream(r, &rows, scatter, &s) : OK;
+}
+
+int ckpt_rows_read(const CkptRows *x, const CkptTensor *t, int i, CkptReader *r, int status)
+{
+    const int64_t end = longest_run(x, t), rows = MIN(rows_of_block(t), end);
+    const int me = comm_rank(x->group);
+    int64_t widest = 0;
+    for (int m = 0; m < x->members; m++) widest = MAX(widest, slab_of(x, m, i)->cols);
     for (int64_t done = 0; done < end; done += rows_of_block(t)) {
         cut_round(x, t, i, done);
-        if (status == OK) status = work_on_block(x, t, done, fn, ctx);
-        TRY(comm_exchange(x->group, x->block_of, x->slab_of, t->t));
+        TRY(comm_exchange_begin(x->group, (size_t)(rows * widest) * dtype_size(t->t), x->room));
+        x->room[me] = x->slab_of[me].at;
+        if (status == OK) status = read_block(x, t, i, r, done);
+        for (int m = 0; m < x->members; m++)
+            x->given[m] = x->block_of[m].rows * x->block_of[m].count * dtype_size(t->t);
+        TRY(comm_exchange_end(x->group, x->room, x->given, x->slab_of, t->t));
     }
     return status;
 }

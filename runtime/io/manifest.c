@@ -124,7 +124,7 @@ static int read_at(const LeafReader *r, char *data, uint64_t bytes, uint64_t off
 }
 
 // In pieces that are still in the processor's cache when they are digested.
-static int digest_leaf(LeafReader *r, size_t leaf, char *data, uint64_t *digest)
+static int digest_leaf(LeafReader *r, size_t leaf, char *data, LeafSink *sink, void *ctx, uint64_t *digest)
 {
     const ManifestLeaf *l = &r->m->leaves[leaf];
     int status = OK;
@@ -133,6 +133,7 @@ static int digest_leaf(LeafReader *r, size_t leaf, char *data, uint64_t *digest)
         char *to = data ? data + at : r->piece;
         status = read_at(r, to, n, l->offset + at);
         if (status == OK) digest_add(r->digest, to, n);
+        if (status == OK && sink) sink(ctx, to, n);
     }
     *digest = digest_take(r->digest);
     return status;
@@ -141,7 +142,14 @@ static int digest_leaf(LeafReader *r, size_t leaf, char *data, uint64_t *digest)
 int leaves_read(LeafReader *r, size_t leaf, char *data)
 {
     uint64_t digest;
-    TRY(digest_leaf(r, leaf, data, &digest));
+    TRY(digest_leaf(r, leaf, data, NULL, NULL, &digest));
+    return digest == r->m->leaves[leaf].digest ? OK : manifest_blame(r->m, r->file, leaf);
+}
+
+int leaves_stream(LeafReader *r, size_t leaf, LeafSink *sink, void *ctx)
+{
+    uint64_t digest;
+    TRY(digest_leaf(r, leaf, NULL, sink, ctx, &digest));
     return digest == r->m->leaves[leaf].digest ? OK : manifest_blame(r->m, r->file, leaf);
 }
 
@@ -156,7 +164,7 @@ static int each_digest(const Manifest *m, const char *file, int rank, int size, 
     share_of(m, rank, size, &from, &to);
     for (size_t i = from; i < to && status == OK; i++) {
         uint64_t digest;
-        status = digest_leaf(&r, i, NULL, &digest);
+        status = digest_leaf(&r, i, NULL, NULL, NULL, &digest);
         if (status == OK) fn(ctx, i, digest);
     }
     leaves_close(&r);

@@ -60,6 +60,9 @@ void leaves_close(LeafReader *r);
 // Reads a leaf into data (as many bytes as it has; NULL: only looks at it) and compares its digest; E_INPUT that names the damaged
 // tensor. What is in data is not to be used then.
 int leaves_read(LeafReader *r, size_t leaf, char *data);
+// The same, handing out its bytes piece by piece, in their order, from memory that is still in the processor's cache.
+typedef void LeafSink(void *ctx, const char *data, size_t bytes);
+int leaves_stream(LeafReader *r, size_t leaf, LeafSink *sink, void *ctx);
 const ManifestTensor *manifest_find(const Manifest *m, const char *name); // NULL: there is none
 // E_INPUT that names the damaged tensor.
 int manifest_blame(const Manifest *m, const char *file, size_t leaf);
