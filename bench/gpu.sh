@@ -54,7 +54,8 @@ check train ranks tests/cudahost/fake/test_ranks.sh $build/attune "$mpiexec" non
 unset ATTUNE_SHARE_GPUS
 
 echo null >"$work/bench.json"
-if $build/bench_cuda >"$work/bench.json.new" 2>"$work/log"; then
+read -ra options <<<"${BENCH_OPTIONS-}" # of bench_cuda
+if $build/bench_cuda "${options[@]}" >"$work/bench.json.new" 2>"$work/log"; then
     mv "$work/bench.json.new" "$work/bench.json"
 else
     tail -n 5 "$work/log"
