@@ -4,6 +4,7 @@
 // 256 threads as 16 x 16 on tiles of TILE rows by TILE keys, all in shared memory as f32: a thread has the scores of rows
 // ty + 16 i and keys tx + 16 j, and of the results rows ty + 16 i and columns 4 tx + 64 c.
 #include "attention.cuh"
+#include "rows.cuh"
 
 constexpr int PLAIN_THREADS = 256, EDGE = 16;
 
@@ -95,12 +96,19 @@ DEVICE void plain_store(void *to, const PlainSum<P> &sum, int first, int end, in
         const int64_t row_at = at(first + row);
         const float by = scale(row);
 #pragma unroll
-        for (int c = 0; c < P::CHUNKS; c++)
+        for (int c = 0; c < P::CHUNKS; c++) {
+            const int column = 64 * c + 4 * tx;
+            typename P::T *four = (typename P::T *)to + row_at + column;
+            float v[4];
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int column = 64 * c + 4 * tx + e;
-                if (column < D) ((typename P::T *)to)[row_at + column] = from_f32<typename P::T>(by * sum.v[i][c][e]);
-            }
+            for (int e = 0; e < 4; e++) v[e] = by * sum.v[i][c][e];
+            if (column + 4 <= D && (uintptr_t)four % (4 * sizeof *four) == 0)
+                store_n<4>(four, v);
+            else
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    if (column + e < D) four[e] = from_f32<typename P::T>(v[e]);
+        }
     }
 }
 

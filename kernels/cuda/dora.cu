@@ -86,7 +86,7 @@ struct SquaresArgs {
 };
 struct SquaresTile {
     float a[SQ_RANK][SQ_COLUMNS];
-    float b[SQ_RANK][SQ_ROWS]; // times scale
+    float b[SQ_RANK][SQ_ROWS + 4]; // times scale; rows begin in different banks
 };
 
 DEVICE float load_as(const void *p, bool is_bf16, int64_t i)

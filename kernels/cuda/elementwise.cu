@@ -28,7 +28,7 @@ template <typename T, typename W>
 static void launch_embed_fwd(void *x, const void *table, const int32_t *tokens, float scale, int V, int C, int rows,
                              cudaStream_t stream)
 {
-    constexpr int N = Pack<T>::N;
+    constexpr int N = sizeof(T) == 4 || sizeof(W) == 4 ? BESIDE_F32 : Pack<T>::N;
     const bool wide = aligned16(x, table) && whole<N>(C);
     const RowGrid g = row_grid(wide ? C / N : C, rows, 1);
     if (wide)
@@ -184,7 +184,7 @@ static void launch_embed_bwd(float *dtable, const void *dx, const int32_t *token
                              cudaStream_t stream)
 {
     static_assert(EMBED_READ * EMBED_WARPS == WARP, "a lane for each count");
-    constexpr int N = Pack<T>::N;
+    constexpr int N = BESIDE_F32;
     const bool wide = aligned16(dtable, dx) && whole<N>(C);
     const int columns = WARP * (wide ? N : 1);
     const dim3 grid(EMBED_CLASSES, (unsigned)((C + columns - 1) / columns));
@@ -239,7 +239,7 @@ template <typename T>
 static void launch_rope(void *x, int64_t ldx, const float *cos, const float *sin, const int32_t *pos, int heads, int D,
                         int pairs, float sign, int rows, cudaStream_t stream)
 {
-    constexpr int N = Pack<T>::N;
+    constexpr int N = BESIDE_F32;
     const bool wide = aligned16(x, cos, sin) && whole<N>(ldx, D, pairs);
     const int64_t groups = (heads + ROPE_HEADS - 1) / ROPE_HEADS;
     const RowGrid g = row_grid(groups * (wide ? pairs / N : pairs), rows, 1);
@@ -366,9 +366,10 @@ __global__ void __launch_bounds__(ROW_THREADS) scatter_rows(Word *__restrict__ x
     if (w.item >= width) return;
     for (; w.row < rows; w.row += w.step) {
         const int64_t row = from[w.row];
-        Word v = {};
-        if (row >= 0) v = y[row * width + w.item];
-        x[w.row * width + w.item] = v;
+        if (row >= 0)
+            x[w.row * width + w.item] = y[row * width + w.item];
+        else
+            x[w.row * width + w.item] = Word{};
     }
 }
 
@@ -492,7 +493,7 @@ void cuda_dropout(DType t, void *y, int64_t ldy, const void *x, int64_t ldx, con
 }
 
 // ---- conversion: bits as the CPU's, NaN included ----
-constexpr int CONVERT_N = 8;
+constexpr int CONVERT_N = 8; // elements of a thread, BESIDE_F32 where one side is f32
 
 DEVICE float widen(float x)
 {
@@ -530,19 +531,6 @@ template <typename S> struct Converted<S, S> { // a copy, whatever the bits mean
     static DEVICE S of(S x) { return x; }
 };
 
-template <typename D, typename S, int N> DEVICE void convert_n(D *to, const S *from)
-{
-    Pack<S> in[N / Pack<S>::N];
-    Pack<D> out[N / Pack<D>::N];
-#pragma unroll
-    for (int i = 0; i < N / Pack<S>::N; i++) in[i] = load16(from + i * Pack<S>::N);
-#pragma unroll
-    for (int i = 0; i < N; i++)
-        out[i / Pack<D>::N].v[i % Pack<D>::N] = Converted<D, S>::of(in[i / Pack<S>::N].v[i % Pack<S>::N]);
-#pragma unroll
-    for (int i = 0; i < N / Pack<D>::N; i++) store16(to + i * Pack<D>::N, out[i]);
-}
-
 // Rows of `width`, of row strides ld_dst and ld_src
 template <typename D, typename S, int N>
 __global__ void __launch_bounds__(ROW_THREADS)
@@ -555,10 +543,12 @@ __global__ void __launch_bounds__(ROW_THREADS)
     for (; w.row < rows; w.row += w.step) {
         D *to = dst + w.row * ld_dst + c;
         const S *from = src + w.row * ld_src + c;
-        if constexpr (N == 1)
-            *to = Converted<D, S>::of(*from);
-        else
-            convert_n<D, S, N>(to, from);
+        S in[N];
+        D out[N];
+        load_few<N>(in, from);
+#pragma unroll
+        for (int i = 0; i < N; i++) out[i] = Converted<D, S>::of(in[i]);
+        store_few<N>(to, out);
     }
 }
 
@@ -566,12 +556,13 @@ template <typename D, typename S>
 static void launch_convert(void *dst, int64_t ld_dst, const void *src, int64_t ld_src, int64_t width, int64_t rows,
                            cudaStream_t stream)
 {
+    constexpr int N = sizeof(D) == 4 || sizeof(S) == 4 ? BESIDE_F32 : CONVERT_N;
     D *to = (D *)dst;
     const S *from = (const S *)src;
-    const bool wide = aligned16(dst, src) && whole<CONVERT_N>(ld_dst, ld_src, width);
-    const RowGrid g = row_grid(wide ? width / CONVERT_N : width, rows, 1);
+    const bool wide = aligned16(dst, src) && whole<N>(ld_dst, ld_src, width);
+    const RowGrid g = row_grid(wide ? width / N : width, rows, 1);
     if (wide)
-        LAUNCH((convert_rows<D, S, CONVERT_N>), g.grid, g.block, 0, stream, to, ld_dst, from, ld_src, width, rows);
+        LAUNCH((convert_rows<D, S, N>), g.grid, g.block, 0, stream, to, ld_dst, from, ld_src, width, rows);
     else
         LAUNCH((convert_rows<D, S, 1>), g.grid, g.block, 0, stream, to, ld_dst, from, ld_src, width, rows);
 }

@@ -3,8 +3,7 @@
 // read once for statistics and once for gradients; nothing of a row depends on other rows.
 //
 // The target stays apart from the sums, as on the CPU: 1 - p(target) is the sum over the others, exact when p is near 1.
-#include "cuda_kernels.h"
-#include "dev.cuh"
+#include "rows.cuh"
 #include <float.h>
 
 constexpr int HEAD_THREADS = 512, HEAD_WARPS = HEAD_THREADS / WARP, STEP = 4 * HEAD_THREADS; // elements at a time
@@ -147,14 +146,7 @@ DEVICE void write_stats(const HeadRows &p, int64_t row, const RowStats &r)
 template <typename T, bool VEC> DEVICE void store_dz(T *dz, int v, int V, const float (&x)[4])
 {
     if (VEC && element<VEC>(v, 3) < V) {
-        if constexpr (sizeof(T) == 4) {
-            Pack<float> p;
-#pragma unroll
-            for (int k = 0; k < 4; k++) p.v[k] = x[k];
-            store16((float *)dz + element<VEC>(v, 0), p);
-        } else
-            *reinterpret_cast<uint2 *>(dz + element<VEC>(v, 0)) =
-                make_uint2(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]));
+        store_n<4>(dz + element<VEC>(v, 0), x);
         return;
     }
 #pragma unroll

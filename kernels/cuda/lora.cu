@@ -51,8 +51,17 @@ DEVICE void load_window(bf16 *tile, const void *x, int64_t ld, int row0, int row
     }
 }
 
-// A warp's accumulators, 16 MT rows from `row` of `rows` and RP columns of ranks from `rank`, to where strides say.
-template <int MT, int RP>
+DEVICE void store8(float *p, float x, float y) // p aligned to 8 bytes
+{
+    const float two[2] = {x, y};
+    uint2 u;
+    memcpy(&u, two, sizeof u);
+    *reinterpret_cast<uint2 *>(p) = u;
+}
+
+// A warp's accumulators, 16 MT rows from `row` of `rows` and RP columns of ranks from `rank`, to where strides say. SIDE_BY_SIDE:
+// ranks lie one after the other.
+template <bool SIDE_BY_SIDE, int MT, int RP>
 DEVICE void put_part(float *part, int64_t by_row, int64_t by_rank, const float (&acc)[MT][RP / 8][4], int row, int rows,
                      int rank, int R, int lane)
 {
@@ -61,9 +70,16 @@ DEVICE void put_part(float *part, int64_t by_row, int64_t by_rank, const float (
 #pragma unroll
         for (int j = 0; j < RP / 8; j++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int i = row + 16 * m + e / 2 * 8 + lane / 4, r = rank + 8 * j + lane % 4 * 2 + e % 2;
-                if (i < rows && r < R) part[i * by_row + r * by_rank] = acc[m][j][e];
+            for (int e = 0; e < 4; e += 2) {
+                const int i = row + 16 * m + e / 2 * 8 + lane / 4, r = rank + 8 * j + lane % 4 * 2;
+                if (i >= rows || r >= R) continue;
+                float *to = part + i * by_row + r * by_rank;
+                if (SIDE_BY_SIDE && R % 2 == 0) {
+                    store8(to, acc[m][j][e], acc[m][j][e + 1]);
+                    continue;
+                }
+                to[0] = acc[m][j][e];
+                if (r + 1 < R) to[by_rank] = acc[m][j][e + 1];
             }
 }
 
@@ -135,14 +151,14 @@ template <class S> __global__ void __launch_bounds__(LORA_THREADS) lora_bwd_kern
             __syncthreads(); // and free again
             stage ^= 1;
         }
-        put_part<1, S::RP>(p.db_parts + (int64_t)block * p.N * p.R, p.db_n, p.db_r, db, column + 16 * warp, p.N, rank0,
-                           p.R, lane);
+        put_part<S::DS, 1, S::RP>(p.db_parts + (int64_t)block * p.N * p.R, p.db_n, p.db_r, db, column + 16 * warp, p.N,
+                                  rank0, p.R, lane);
     }
     if (S::DS)
 #pragma unroll
         for (int tile = 0; tile < S::TILES; tile++)
-            put_part<2, S::RP>(p.ds_parts + (int64_t)split * p.T * p.R, p.R, 1, ds[tile],
-                               token0 + tile * ROWS + 32 * warp, p.T, rank0, p.R, lane);
+            put_part<true, 2, S::RP>(p.ds_parts + (int64_t)split * p.T * p.R, p.R, 1, ds[tile],
+                                     token0 + tile * ROWS + 32 * warp, p.T, rank0, p.R, lane);
 }
 
 // ---- f32: 256 threads as 16 x 16, tiles of 64 tokens, 32 columns, 32 ranks ----

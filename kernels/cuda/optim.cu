@@ -201,6 +201,7 @@ void cuda_row_squares(double *out, const float *x, int64_t rows, int64_t K, void
 }
 
 // ---- order-free sums ----
+constexpr int FIX_N = 2; // elements of a thread: 16 bytes of the sums, which f32 come beside
 constexpr double FIX_SCALE = (double)((int64_t)1 << GRAD_FIX_BITS);
 
 struct FixAdd {
@@ -233,7 +234,7 @@ struct FixAdd {
 void cuda_fix_add(int64_t *acc, const float *g, size_t n, int64_t limit, int *overflow, cudaStream_t stream)
 {
     const FixAdd f = {acc, g, limit, overflow};
-    launch_pieces<4>(f, aligned16(acc, g), n, stream);
+    launch_pieces<FIX_N>(f, aligned16(acc, g), n, stream);
 }
 
 template <typename T> struct AccAdd {
@@ -246,7 +247,7 @@ template <typename T> struct AccAdd {
             acc[k] += x[k];
         else {
             Pack<T> sum = load16(acc + k);
-            const Pack<T> more = load16_stream(x + k);
+            const Pack<T> more = load16(x + k);
 #pragma unroll
             for (int i = 0; i < N; i++) sum.v[i] += more.v[i];
             store16(acc + k, sum);
@@ -286,5 +287,5 @@ struct FixRead {
 void cuda_fix_read(float *g, const int64_t *acc, size_t n, cudaStream_t stream)
 {
     const FixRead f = {g, acc};
-    launch_pieces<4>(f, aligned16(g, acc), n, stream);
+    launch_pieces<FIX_N>(f, aligned16(g, acc), n, stream);
 }

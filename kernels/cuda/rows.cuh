@@ -1,8 +1,7 @@
 // rows: what kernels that go over the rows of a matrix, or over an array, share: a few neighbouring elements at a time as f32, and
 // the geometry of such launches.
 //
-// Elements are read 16 bytes at a time where every row begins at a multiple of 16 bytes (`wide`), else one by one; sums run in the
-// same order of columns for either, as far as a file does not say otherwise.
+// A thread takes several elements at once where every row begins at a multiple of 16 bytes (`wide`), else one.
 #pragma once
 #include "cuda_kernels.h"
 #include "dev.cuh"
@@ -15,40 +14,63 @@ template <> inline constexpr DType DTYPE<bf16> = DT_BF16;
 
 constexpr int ROW_THREADS = 256;
 
+// Elements that a thread takes of arrays of f32 and others together: accesses of a warp to any of them lie side by side. (With 8,
+// 32 bytes of f32 to a thread, each of two accesses would touch half of every sector.)
+constexpr int BESIDE_F32 = 4;
+
 // ---- elements ----
-// v: elements [0, N) at p. N is 1, or N elements take 8 bytes or a multiple of 16, and p is aligned to that, to 16 at most.
-template <int N, typename T> DEVICE void load_n(float (&v)[N], const T *p)
+// v: elements [0, N) at p, as they are. N is 1, or N elements take 8 bytes or a multiple of 16, to which, or to 16, p is aligned.
+template <int N, typename T> DEVICE void load_few(T (&v)[N], const T *p)
 {
     if constexpr (N == 1)
-        v[0] = to_f32(*p);
+        v[0] = *p;
     else if constexpr (N * sizeof(T) == 8) {
         const uint2 u = *reinterpret_cast<const uint2 *>(p);
-        v[0] = unpack_lo(u.x), v[1] = unpack_hi(u.x), v[2] = unpack_lo(u.y), v[3] = unpack_hi(u.y);
+        memcpy((void *)v, &u, sizeof u);
     } else {
+        static_assert(N * sizeof(T) % 16 == 0, "8 bytes or a multiple of 16");
 #pragma unroll
         for (int i = 0; i < N; i += Pack<T>::N) {
-            const Pack<T> q = load16(p + i);
-#pragma unroll
-            for (int k = 0; k < Pack<T>::N; k++) v[i + k] = to_f32(q.v[k]);
+            const uint4 u = *reinterpret_cast<const uint4 *>(p + i);
+            memcpy((void *)(v + i), &u, sizeof u);
         }
     }
+}
+template <int N, typename T> DEVICE void store_few(T *p, const T (&v)[N])
+{
+    if constexpr (N == 1)
+        *p = v[0];
+    else if constexpr (N * sizeof(T) == 8) {
+        uint2 u;
+        memcpy(&u, v, sizeof u);
+        *reinterpret_cast<uint2 *>(p) = u;
+    } else {
+        static_assert(N * sizeof(T) % 16 == 0, "8 bytes or a multiple of 16");
+#pragma unroll
+        for (int i = 0; i < N; i += Pack<T>::N) {
+            uint4 u;
+            memcpy(&u, v + i, sizeof u);
+            *reinterpret_cast<uint4 *>(p + i) = u;
+        }
+    }
+}
+// The same as f32
+template <int N, typename T> DEVICE void load_n(float (&v)[N], const T *p)
+{
+    T few[N];
+    load_few<N>(few, p);
+#pragma unroll
+    for (int i = 0; i < N; i++) v[i] = to_f32(few[i]);
 }
 template <int N, typename T> DEVICE void store_n(T *p, const float (&v)[N])
 {
-    if constexpr (N == 1)
-        *p = from_f32<T>(v[0]);
-    else {
+    T few[N];
 #pragma unroll
-        for (int i = 0; i < N; i += Pack<T>::N) {
-            Pack<T> q;
-#pragma unroll
-            for (int k = 0; k < Pack<T>::N; k++) q.v[k] = from_f32<T>(v[i + k]);
-            store16(p + i, q);
-        }
-    }
+    for (int i = 0; i < N; i++) few[i] = from_f32<T>(v[i]);
+    store_few<N>(p, few);
 }
 
-// ---- when rows can be read 16 bytes at a time ----
+// ---- when rows can be read several elements at a time ----
 template <typename... P> inline bool aligned16(P... p) // NULL is
 {
     return (((uintptr_t)p % 16 == 0) && ...);

@@ -1,0 +1,397 @@
+// Every op that has a kernel, on shapes drawn at random: ragged, primes, one row or column, rows that begin anywhere, operands that are
+// left out or share memory. Against the references. attn_*, head_* and the adapter's gradients: test_attention, test_head, test_lora.
+//
+// An op's case draws its operands from a Shape and calls the op; it runs once with the reference and once with the kernels, draws the
+// same both times, and what it has called `out` is compared.
+#include "kernel_test.h"
+
+enum { SHAPES = 300, MOST_ARRAYS = 16, MOST_ELEMENTS = 6000 };
+
+typedef struct Array {
+    DType t;
+    size_t n, bytes;
+    void *base, *values;
+    bool is_out;
+    double magnitude; // of the terms that were summed; 0: bits must be equal
+} Array;
+
+typedef struct Shape {
+    Device *d;
+    uint64_t seed, drawn;
+    DType t;
+    int rows, width, off; // off: elements from a boundary of 16 bytes
+    int n;
+    Array array[MOST_ARRAYS];
+} Shape;
+
+static Device *ref, *device[COUNT_OF(kernel_isas)]; // of each order
+
+// ---- drawing ----
+static int draw(Shape *s, int from, int to) // uniform, both included
+{
+    uint32_t u[4];
+    philox(s->seed, 50, s->drawn++, u);
+    return from + (int)(u[0] % (uint32_t)(to - from + 1));
+}
+static bool chance(Shape *s, int in)
+{
+    return draw(s, 1, in) == 1;
+}
+static int draw_size(Shape *s, int most)
+{
+    static const int special[] = {1, 1, 2, 3, 4, 7, 8, 13, 16, 31, 32, 33, 61, 64, 65, 127, 128, 129, 251, 256, 257};
+    return MIN(most, chance(s, 2) ? special[draw(s, 0, COUNT_OF(special) - 1)] : draw(s, 1, most));
+}
+
+static void *array(Shape *s, DType t, size_t n, float scale)
+{
+    const size_t size = dtype_size(t);
+    Array *a = &s->array[s->n++];
+    assert_true(s->n < MOST_ARRAYS);
+    *a = (Array){.t = t, .n = n, .bytes = n * size, .base = aligned_alloc(64, ROUND_UP((n + 16) * size, 64))};
+    a->values = (char *)a->base + (size_t)s->off * size;
+    for (size_t i = 0; i < n && (t == DT_F32 || t == DT_BF16); i++)
+        put(a->values, t, i, random_at(s->seed, s->drawn + i, scale));
+    s->drawn += n;
+    return a->values;
+}
+static void *in(Shape *s, DType t, size_t n)
+{
+    return array(s, t, n, 1);
+}
+static void *maybe(Shape *s, DType t, size_t n)
+{
+    void *p = in(s, t, n);
+    return chance(s, 2) ? p : NULL;
+}
+static void *out(Shape *s, DType t, size_t n, double magnitude)
+{
+    void *p = array(s, t, n, 1);
+    s->array[s->n - 1].is_out = true;
+    s->array[s->n - 1].magnitude = magnitude;
+    return p;
+}
+static int32_t *integers(Shape *s, size_t n, int from, int to)
+{
+    int32_t *p = array(s, DT_I32, n, 1);
+    for (size_t i = 0; i < n; i++) p[i] = draw(s, from, to);
+    return p;
+}
+static Packed packed(Shape *s, DType t, int N, int K)
+{
+    const void *src = in(s, t, (size_t)N * (size_t)K);
+    const int off = s->off;
+    const uint64_t drawn = s->drawn;
+    s->off = 0; // packs are aligned, and of a size that is the device's own
+    Packed w = {t, N, K, array(s, DT_I64, s->d->packed_bytes(s->d, t, N, K) / 8 + 1, 1)};
+    s->off = off, s->drawn = drawn;
+    s->d->op.linear_pack(s->d, &w, 0, N, src, t, K);
+    return w;
+}
+static DType draw_type(Shape *s)
+{
+    return chance(s, 2) ? DT_F32 : DT_BF16;
+}
+static size_t elements(const Shape *s)
+{
+    return (size_t)s->rows * (size_t)s->width;
+}
+
+// ---- ops ----
+static void linear_pack(Shape *s)
+{
+    const DType src_t = draw_type(s), dst_t = s->t == DT_F32 ? DT_F32 : draw_type(s);
+    const int N = s->rows, K = s->width, n0 = draw(s, 0, N - 1), ld = K + draw(s, 0, 2) * 4;
+    Packed w = packed(s, s->t, N, K);
+    const void *src = in(s, src_t, (size_t)N * (size_t)ld);
+    s->d->op.linear_pack(s->d, &w, n0, N - n0, src, src_t, ld);
+    s->d->op.linear_unpack(s->d, &w, 0, N, out(s, dst_t, elements(s), 0), dst_t, K);
+}
+
+static void bias_grad(Shape *s)
+{
+    const int N = s->width, ld = N + draw(s, 0, 2) * 8;
+    void *db = out(s, DT_F32, (size_t)N, 1);
+    const void *dy = in(s, s->t, (size_t)s->rows * (size_t)ld);
+    s->d->op.bias_grad(s->d, s->t, db, dy, ld, N, chance(s, 2), s->rows);
+}
+
+static void scale_cols(Shape *s)
+{
+    const int ld = s->width + draw(s, 0, 2) * 8;
+    const size_t n = (size_t)s->rows * (size_t)ld;
+    void *y = out(s, s->t, n, 1), *apart = in(s, s->t, n), *u = chance(s, 4) ? y : apart;
+    const float *gain = maybe(s, DT_F32, (size_t)s->width), *bias = maybe(s, DT_F32, (size_t)s->width);
+    const void *other = maybe(s, s->t, n), *residual = u != y && chance(s, 3) ? y : other;
+    s->d->op.scale_cols(s->d, s->t, y, ld, u, ld, gain, bias, residual, s->width, s->rows);
+}
+
+static void scale_cols_bwd(Shape *s)
+{
+    const int N = s->width, ld = N + draw(s, 0, 2) * 8;
+    const size_t n = (size_t)s->rows * (size_t)ld;
+    void *du = out(s, s->t, n, 1), *dy = in(s, s->t, n), *u = in(s, s->t, n), *dm = out(s, DT_F32, (size_t)N, 1);
+    const float *gain = in(s, DT_F32, (size_t)N), *inv_norm = in(s, DT_F32, (size_t)N);
+    const int which = draw(s, 0, 3);
+    s->d->op.scale_cols_bwd(s->d, s->t, du, ld, which == 0 ? NULL : dm, which == 1 ? du : dy, ld,
+                            which == 0   ? NULL
+                            : which == 2 ? du
+                                         : u,
+                            ld, gain, inv_norm, chance(s, 2), N, s->rows);
+}
+
+static void lora_row_squares(Shape *s)
+{
+    const int N = s->rows, K = s->width, R = draw(s, 1, 40);
+    Packed w = packed(s, s->t, N, K), a = packed(s, draw_type(s), R, K), b = packed(s, draw_type(s), N, R);
+    s->d->op.lora_row_squares(s->d, s->t, out(s, DT_F32, (size_t)N, 1), &w, &a, &b, 0.5f);
+}
+
+static void embed_fwd(Shape *s)
+{
+    const int V = draw_size(s, 40), T = s->rows;
+    Packed table = packed(s, draw_type(s), V, s->width);
+    const int32_t *tokens = integers(s, (size_t)T, -2, V + 1);
+    s->d->op.embed_fwd(s->d, s->t, out(s, s->t, elements(s), 1), &table, tokens, chance(s, 2) ? 1 : 0.3f, T);
+}
+
+static void embed_bwd(Shape *s)
+{
+    s->width = 1 + s->width % 64; // it takes a block for each few words and columns
+    const int V = draw_size(s, 40), T = s->rows;
+    void *dtable = out(s, DT_F32, (size_t)V * (size_t)s->width, 1);
+    const void *dx = in(s, s->t, elements(s));
+    s->d->op.embed_bwd(s->d, s->t, dtable, dx, integers(s, (size_t)T, -2, V + 1), 0.3f, V, s->width, T);
+}
+
+static void rmsnorm_fwd(Shape *s)
+{
+    const int C = s->width, T = s->rows;
+    void *y = out(s, s->t, elements(s), 1);
+    float *rstd = out(s, DT_F32, (size_t)T, 1);
+    const void *x = in(s, s->t, elements(s));
+    s->d->op.rmsnorm_fwd(s->d, s->t, y, rstd, x, in(s, DT_F32, (size_t)C), (float)draw(s, 0, 1), 0.1f, C, T);
+}
+
+static void rmsnorm_bwd(Shape *s)
+{
+    const int C = s->width, T = s->rows;
+    void *dx = out(s, s->t, elements(s), 1);
+    float *dw = out(s, DT_F32, (size_t)C, 1), *rstd = in(s, DT_F32, (size_t)T);
+    const void *dy = in(s, s->t, elements(s)), *x = in(s, s->t, elements(s)), *w = in(s, DT_F32, (size_t)C);
+    const bool accumulate = chance(s, 2), in_place = !accumulate && chance(s, 3);
+    s->d->op.rmsnorm_bwd(s->d, s->t, dx, chance(s, 2) ? dw : NULL, in_place ? dx : dy, x, rstd, w, (float)draw(s, 0, 1),
+                         accumulate, C, T);
+}
+
+static void rope(Shape *s)
+{
+    const int heads = draw_size(s, 9), D = 2 * draw_size(s, 64), T = MIN(s->rows, 20), positions = draw(s, 1, 30);
+    const int rot = chance(s, 2) ? D : 2 * draw(s, 1, D / 2), ld = heads * D + draw(s, 0, 2) * 8;
+    const size_t table = (size_t)positions * (size_t)(rot / 2);
+    void *x = out(s, s->t, (size_t)T * (size_t)ld, 1);
+    const float *cos = in(s, DT_F32, table), *sin = in(s, DT_F32, table);
+    const int32_t *pos = integers(s, (size_t)T, 0, positions - 1);
+    s->d->op.rope(s->d, s->t, x, ld, cos, sin, pos, heads, D, rot, chance(s, 2), T);
+}
+
+static void swiglu_fwd(Shape *s)
+{
+    void *a = out(s, s->t, elements(s), 1);
+    s->d->op.swiglu_fwd(s->d, s->t, a, in(s, s->t, 2 * elements(s)), s->width, s->rows);
+}
+
+static void swiglu_bwd(Shape *s)
+{
+    void *dgu = out(s, s->t, 2 * elements(s), 1), *a = out(s, s->t, elements(s), 1);
+    const void *da = in(s, s->t, elements(s)), *gu = in(s, s->t, 2 * elements(s));
+    s->d->op.swiglu_bwd(s->d, s->t, dgu, chance(s, 2) ? a : NULL, da, chance(s, 3) ? dgu : gu, s->width, s->rows);
+}
+
+static void gather_rows(Shape *s)
+{
+    const int T = draw_size(s, 30);
+    void *y = out(s, s->t, elements(s), 0);
+    const void *x = in(s, s->t, (size_t)T * (size_t)s->width);
+    s->d->op.gather_rows(s->d, s->t, y, x, integers(s, (size_t)s->rows, 0, T - 1), s->width, s->rows);
+}
+
+static void scatter_rows(Shape *s)
+{
+    const int T = s->rows, rows = draw(s, 0, T), first = draw(s, 0, T - 1);
+    void *x = out(s, s->t, elements(s), 0);
+    const void *y = in(s, s->t, (size_t)rows * (size_t)s->width);
+    int32_t *idx = integers(s, (size_t)rows, 0, 0);
+    for (int i = 0; i < rows; i++) idx[i] = (first + rows - i) % T;
+    s->d->op.scatter_rows(s->d, s->t, x, y, idx, s->width, rows, T);
+}
+
+static void dropout(Shape *s)
+{
+    static const float rates[] = {0, 0.1f, 0.5f, 0.9f};
+    const int ld = s->width + draw(s, 0, 2) * 8, T = s->rows;
+    const size_t n = (size_t)T * (size_t)ld;
+    void *y = out(s, s->t, n, 1);
+    const void *x = in(s, s->t, n);
+    uint64_t *key = array(s, DT_I64, (size_t)T, 1);
+    for (int i = 0; i < T; i++) key[i] = (uint64_t)draw(s, 0, 1 << 30) << draw(s, 0, 30);
+    const float p = rates[draw(s, 0, 3)];
+    s->d->op.dropout(s->d, s->t, y, ld, x, ld, key, (uint64_t)draw(s, 0, 99), p, chance(s, 2), draw(s, 0, 9), s->width,
+                     T);
+}
+
+static void convert(Shape *s)
+{
+    static const DType types[] = {DT_F32, DT_BF16, DT_F16};
+    const DType from = types[draw(s, 0, 2)], to = types[draw(s, 0, 2)];
+    const size_t n = elements(s);
+    const void *x = in(s, DT_F32, n);
+    void *src = array(s, from, n, 1);
+    ref->op.convert(ref, src, from, x, DT_F32, n);
+    s->d->op.convert(s->d, out(s, to, n, 0), to, src, from, n);
+}
+
+static void adamw(Shape *s)
+{
+    const size_t n = elements(s);
+    float *p = out(s, DT_F32, n, 1), *m = out(s, DT_F32, n, 1), *v = out(s, DT_F32, n, 1);
+    for (size_t i = 0; i < n; i++) v[i] = fabsf(v[i]);
+    const float *g = in(s, DT_F32, n), decay = chance(s, 2) ? 0.1f : 0;
+    s->d->op.adamw(s->d, p, m, v, g, 0.7f, 1e-2f, 0.9f, 0.95f, 1e-8f, decay, draw(s, 1, 3000), n);
+}
+
+static void row_squares(Shape *s)
+{
+    const int64_t K = chance(s, 30) ? draw(s, 4000, 9000) : s->width;
+    double *sums = xcalloc((size_t)s->rows, sizeof *sums);
+    float *got = out(s, DT_F32, (size_t)s->rows, 1);
+    s->d->op.row_squares(s->d, sums, in(s, DT_F32, (size_t)(s->rows * K)), s->rows, K);
+    for (int i = 0; i < s->rows; i++) got[i] = (float)sums[i];
+    free(sums);
+}
+
+static int64_t *sums_at(Shape *s, size_t n, bool written) // of any size that leaves room
+{
+    int64_t *acc = written ? out(s, DT_I64, n, 0) : array(s, DT_I64, n, 1);
+    for (size_t i = 0; i < n; i++) acc[i] = ((int64_t)draw(s, -(1 << 30), 1 << 30) << draw(s, 0, 26)) + draw(s, 0, 9);
+    return acc;
+}
+
+static void fix_add(Shape *s)
+{
+    const size_t n = elements(s);
+    int64_t *acc = sums_at(s, n, true);
+    float *g = in(s, DT_F32, n);
+    int32_t *overflow = out(s, DT_I32, 1, 0);
+    *overflow = chance(s, 8);
+    const bool broken = chance(s, 4);
+    if (broken) g[draw(s, 0, (int)n - 1)] = chance(s, 2) ? NAN : 1e30f;
+    s->d->op.fix_add(s->d, acc, g, n, INT64_MAX / 4, overflow);
+    if (broken) memset(acc, 0, n * sizeof *acc); // nobody reads what has overflowed
+}
+
+static void acc_add(Shape *s)
+{
+    const size_t n = elements(s);
+    const DType t = chance(s, 2) ? DT_F32 : DT_I64;
+    void *acc = t == DT_I64 ? sums_at(s, n, true) : out(s, t, n, 0);
+    s->d->op.acc_add(s->d, acc, t == DT_I64 ? sums_at(s, n, false) : in(s, t, n), t, n);
+}
+
+static void fix_read(Shape *s)
+{
+    const size_t n = elements(s);
+    float *g = out(s, DT_F32, n, 0);
+    s->d->op.fix_read(s->d, g, sums_at(s, n, false), n);
+}
+
+// ---- all of them ----
+static const struct {
+    const char *name;
+    void (*run)(Shape *s);
+} ops[] = {
+#define OP(name)                                                                                                       \
+    {                                                                                                                  \
+#name, name                                                                                                    \
+    }
+    OP(linear_pack), OP(bias_grad),  OP(scale_cols),  OP(scale_cols_bwd), OP(lora_row_squares),
+    OP(embed_fwd),   OP(embed_bwd),  OP(rmsnorm_fwd), OP(rmsnorm_bwd),    OP(rope),
+    OP(swiglu_fwd),  OP(swiglu_bwd), OP(gather_rows), OP(scatter_rows),   OP(dropout),
+    OP(convert),     OP(adamw),      OP(row_squares), OP(fix_add),        OP(acc_add),
+    OP(fix_read),
+#undef OP
+};
+
+static Shape shape_of(Device *d, uint64_t seed)
+{
+    Shape s = {.d = d, .seed = seed};
+    s.t = draw_type(&s);
+    s.rows = draw_size(&s, 300);
+    s.width = draw_size(&s, MIN(chance(&s, 40) ? 3000 : 300, MAX(1, MOST_ELEMENTS / s.rows)));
+    s.off = chance(&s, 4);
+    return s;
+}
+
+static void shape_free(Shape *s)
+{
+    for (int i = 0; i < s->n; i++) free(s->array[i].base);
+}
+
+static double distance(const Array *got, const Array *want) // by what rounding may cost
+{
+    double error = 0, norm = (double)got->n * want->magnitude * want->magnitude;
+    for (size_t i = 0; i < got->n; i++) {
+        const double g = get(got->values, got->t, i), w = get(want->values, got->t, i);
+        error += (g - w) * (g - w), norm += w * w;
+    }
+    return error == 0 ? 0 : error / norm / nmse_limit(got->t);
+}
+
+static void expect_shape(const char *name, const Shape *got, const Shape *want)
+{
+    for (int i = 0, o = 0; i < want->n; i++) {
+        const Array *g = &got->array[i], *w = &want->array[i];
+        if (!w->is_out) continue;
+        const char *what = tmpf("%s, %s, %d x %d, %s, output %d", name, dtype_name(want->t), want->rows, want->width,
+                                want->off ? "rows begin anywhere" : "aligned", o++);
+        if (w->magnitude == 0)
+            expect_same_bits(what, g->values, w->values, w->bytes);
+        else if (!(distance(g, w) <= 1))
+            fail_msg("%s: error %.3g times the limit", what, distance(g, w));
+    }
+}
+
+static void random_shapes(void **state)
+{
+    (void)state;
+    for (size_t op = 0; op < COUNT_OF(ops); op++)
+        for (int i = 0; i < SHAPES; i++) {
+            const uint64_t seed = 1000 * op + (uint64_t)i;
+            Shape want = shape_of(ref, seed), got = shape_of(device[i % COUNT_OF(device)], seed);
+            ops[op].run(&want);
+            ops[op].run(&got);
+            expect_shape(ops[op].name, &got, &want);
+            shape_free(&want), shape_free(&got);
+        }
+}
+
+static int open_devices(void **state)
+{
+    (void)state;
+    ref = open_threads("cpu-ref", 1);
+    for (size_t i = 0; i < COUNT_OF(device); i++) device[i] = open_isa(kernel_isas[i], 1);
+    return 0;
+}
+static int close_devices(void **state)
+{
+    (void)state;
+    device_close(ref);
+    for (size_t i = 0; i < COUNT_OF(device); i++) device_close(device[i]);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(random_shapes)};
+    return cmocka_run_group_tests(tests, open_devices, close_devices);
+}
