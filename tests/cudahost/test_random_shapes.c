@@ -184,6 +184,29 @@ static void rmsnorm_bwd(Shape *s)
                          accumulate, C, T);
 }
 
+static void layernorm_fwd(Shape *s)
+{
+    const int C = s->width, T = s->rows;
+    void *y = out(s, s->t, elements(s), 1);
+    float *mean = out(s, DT_F32, (size_t)T, 1), *rstd = out(s, DT_F32, (size_t)T, 1);
+    const void *x = in(s, s->t, elements(s));
+    const float *w = in(s, DT_F32, (size_t)C), *b = maybe(s, DT_F32, (size_t)C);
+    s->d->op.layernorm_fwd(s->d, s->t, y, mean, rstd, x, w, b, 0.1f, C, T);
+}
+
+static void layernorm_bwd(Shape *s)
+{
+    const int C = s->width, T = s->rows;
+    void *dx = out(s, s->t, elements(s), 1);
+    float *dw = out(s, DT_F32, (size_t)C, 1), *db = out(s, DT_F32, (size_t)C, 1);
+    const float *mean = in(s, DT_F32, (size_t)T), *rstd = in(s, DT_F32, (size_t)T), *w = in(s, DT_F32, (size_t)C);
+    const void *dy = in(s, s->t, elements(s)), *x = in(s, s->t, elements(s));
+    const bool accumulate = chance(s, 2), in_place = !accumulate && chance(s, 3);
+    const bool with_dw = chance(s, 2), with_db = chance(s, 2);
+    s->d->op.layernorm_bwd(s->d, s->t, dx, with_dw ? dw : NULL, with_db ? db : NULL, in_place ? dx : dy, x, mean, rstd,
+                           w, accumulate, C, T);
+}
+
 static void rope(Shape *s)
 {
     const int heads = draw_size(s, 9), D = 2 * draw_size(s, 64), T = MIN(s->rows, 20), positions = draw(s, 1, 30);
@@ -205,7 +228,45 @@ static void swiglu_bwd(Shape *s)
 {
     void *dgu = out(s, s->t, 2 * elements(s), 1), *a = out(s, s->t, elements(s), 1);
     const void *da = in(s, s->t, elements(s)), *gu = in(s, s->t, 2 * elements(s));
-    s->d->op.swiglu_bwd(s->d, s->t, dgu, chance(s, 2) ? a : NULL, da, chance(s, 3) ? dgu : gu, s->width, s->rows);
+    const bool with_a = chance(s, 2), in_place = chance(s, 3);
+    s->d->op.swiglu_bwd(s->d, s->t, dgu, with_a ? a : NULL, da, in_place ? dgu : gu, s->width, s->rows);
+}
+
+static Gelu draw_gelu(Shape *s)
+{
+    static const Gelu kinds[] = {GELU_ERF, GELU_TANH, GELU_QUICK};
+    return kinds[draw(s, 0, 2)];
+}
+
+static void gelu_fwd(Shape *s)
+{
+    const Gelu kind = draw_gelu(s);
+    void *y = out(s, s->t, elements(s), 1), *x = array(s, s->t, elements(s), 4);
+    s->d->op.gelu_fwd(s->d, s->t, kind, y, chance(s, 3) ? y : x, elements(s));
+}
+
+static void gelu_bwd(Shape *s)
+{
+    const Gelu kind = draw_gelu(s);
+    void *dx = out(s, s->t, elements(s), 1), *dy = in(s, s->t, elements(s)), *x = array(s, s->t, elements(s), 4);
+    const int which = draw(s, 0, 2);
+    s->d->op.gelu_bwd(s->d, s->t, kind, dx, which == 1 ? dx : dy, which == 2 ? dx : x, elements(s));
+}
+
+static void geglu_fwd(Shape *s)
+{
+    const Gelu kind = draw_gelu(s);
+    void *a = out(s, s->t, elements(s), 1);
+    s->d->op.geglu_fwd(s->d, s->t, kind, a, array(s, s->t, 2 * elements(s), 3), s->width, s->rows);
+}
+
+static void geglu_bwd(Shape *s)
+{
+    const Gelu kind = draw_gelu(s);
+    void *dgu = out(s, s->t, 2 * elements(s), 1), *a = out(s, s->t, elements(s), 1);
+    const void *da = in(s, s->t, elements(s)), *gu = array(s, s->t, 2 * elements(s), 3);
+    const bool with_a = chance(s, 2), in_place = chance(s, 3);
+    s->d->op.geglu_bwd(s->d, s->t, kind, dgu, with_a ? a : NULL, da, in_place ? dgu : gu, s->width, s->rows);
 }
 
 static void gather_rows(Shape *s)
@@ -310,16 +371,33 @@ static const struct {
     const char *name;
     void (*run)(Shape *s);
 } ops[] = {
-#define OP(name)                                                                                                       \
-    {                                                                                                                  \
-#name, name                                                                                                    \
-    }
-    OP(linear_pack), OP(bias_grad),  OP(scale_cols),  OP(scale_cols_bwd), OP(lora_row_squares),
-    OP(embed_fwd),   OP(embed_bwd),  OP(rmsnorm_fwd), OP(rmsnorm_bwd),    OP(rope),
-    OP(swiglu_fwd),  OP(swiglu_bwd), OP(gather_rows), OP(scatter_rows),   OP(dropout),
-    OP(convert),     OP(adamw),      OP(row_squares), OP(fix_add),        OP(acc_add),
-    OP(fix_read),
-#undef OP
+    {"linear_pack", linear_pack},
+    {"bias_grad", bias_grad},
+    {"scale_cols", scale_cols},
+    {"scale_cols_bwd", scale_cols_bwd},
+    {"lora_row_squares", lora_row_squares},
+    {"embed_fwd", embed_fwd},
+    {"embed_bwd", embed_bwd},
+    {"rmsnorm_fwd", rmsnorm_fwd},
+    {"rmsnorm_bwd", rmsnorm_bwd},
+    {"layernorm_fwd", layernorm_fwd},
+    {"layernorm_bwd", layernorm_bwd},
+    {"rope", rope},
+    {"swiglu_fwd", swiglu_fwd},
+    {"swiglu_bwd", swiglu_bwd},
+    {"gelu_fwd", gelu_fwd},
+    {"gelu_bwd", gelu_bwd},
+    {"geglu_fwd", geglu_fwd},
+    {"geglu_bwd", geglu_bwd},
+    {"gather_rows", gather_rows},
+    {"scatter_rows", scatter_rows},
+    {"dropout", dropout},
+    {"convert", convert},
+    {"adamw", adamw},
+    {"row_squares", row_squares},
+    {"fix_add", fix_add},
+    {"acc_add", acc_add},
+    {"fix_read", fix_read},
 };
 
 static Shape shape_of(Device *d, uint64_t seed)
