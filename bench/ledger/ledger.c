@@ -129,7 +129,9 @@ static void print_name(const char *mangled, char *out, size_t size)
     const char *p = full ? full : mangled;
     if (!strncmp(p, "void ", 5)) p += 5;
     size_t n = 0;
-    while (*p && *p != '(' && n + 1 < size) {
+    int depth = 0; // of template arguments, which may have casts
+    while (*p && (*p != '(' || depth > 0) && n + 1 < size) {
+        depth += (*p == '<') - (*p == '>');
         if (!strncmp(p, "__nv_bfloat16", 13))
             p += 13, n += (size_t)snprintf(out + n, size - n, "bf16");
         else

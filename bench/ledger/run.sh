@@ -12,9 +12,9 @@ export PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 logs=$build/ledger
 mkdir -p "$logs"
 
-ptxas() { # SOURCE: its log, made when it is older than any source
+ptxas() { # SOURCE: its log, made when it is older than the source or any header
     local log=$logs/$(basename "$1" .cu).log
-    if [[ -f $log && -z $(find "$root"/kernels/cuda "$root"/kernels/dtype.h "$root"/kernels/attention.h -newer "$log" 2>/dev/null) ]]; then return; fi
+    if [[ -f $log && -z $(find "$1" "$root"/kernels/*.h "$root"/kernels/*.def "$root"/kernels/cuda/*.{h,cuh} -newer "$log") ]]; then return; fi
     nvcc -std=c++17 -O3 ${NVCC_FLAGS:-} -I"$root/kernels" -I"$root/kernels/cuda" -gencode arch=compute_80,code=sm_80 \
         -gencode arch=compute_90,code=sm_90 -Xptxas -v -c "$1" -o /dev/null >"$log.new" 2>&1 || { cat "$log.new" >&2; exit 1; }
     mv "$log.new" "$log"

@@ -108,6 +108,34 @@ static void linear_pack(Shape *s)
     s->d->op.linear_unpack(s->d, &w, 0, N, out(s, dst_t, elements(s), 0), dst_t, K);
 }
 
+static void draw_blocks(Shape *s, const QuantFormat *f, uint8_t *to, size_t blocks)
+{
+    float *values = xmalloc(sizeof *values * (size_t)f->block);
+    for (size_t i = 0; i < blocks; i++) {
+        double sum;
+        do { // until its scales are numbers
+            sum = 0;
+            for (int k = 0; k < f->bytes; k++) to[i * (size_t)f->bytes + (size_t)k] = (uint8_t)draw(s, 0, 255);
+            f->decode(to + i * (size_t)f->bytes, values, 1);
+            for (int k = 0; k < f->block; k++) sum += values[k];
+        } while (!isfinite(sum));
+    }
+    free(values);
+}
+
+static void linear_pack_blocks(Shape *s)
+{
+    const Quant format = (Quant)draw(s, 0, QUANT_COUNT - 1);
+    const QuantFormat *f = &quant_formats[format];
+    const int K = f->block * draw(s, 1, 512 / f->block), N = MIN(s->rows, 9), n0 = draw(s, 0, N - 1);
+    const size_t blocks = (size_t)(N - n0) * (size_t)(K / f->block);
+    Packed w = packed(s, s->t, N, K);
+    void *src = array(s, DT_BF16, blocks * (size_t)f->bytes / 2, 1); // begins at an even address
+    draw_blocks(s, f, src, blocks);
+    s->d->op.linear_pack_blocks(s->d, &w, n0, N - n0, src, format);
+    s->d->op.linear_unpack(s->d, &w, 0, N, out(s, DT_F32, (size_t)N * (size_t)K, 0), DT_F32, K);
+}
+
 static void bias_grad(Shape *s)
 {
     const int N = s->width, ld = N + draw(s, 0, 2) * 8;
@@ -372,6 +400,7 @@ static const struct {
     void (*run)(Shape *s);
 } ops[] = {
     {"linear_pack", linear_pack},
+    {"linear_pack_blocks", linear_pack_blocks},
     {"bias_grad", bias_grad},
     {"scale_cols", scale_cols},
     {"scale_cols_bwd", scale_cols_bwd},
