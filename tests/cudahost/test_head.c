@@ -70,7 +70,8 @@ static void expect_close(const char *what, const Case *c, const float *got, cons
         const double g = got[i], x = want[i];
         error += (g - x) * (g - x), norm += x * x;
     }
-    if (!(error <= norm * limit + 1e-14 * (double)n))
+    if (!(error <=
+          norm * limit + 1e-12 * (double)n)) // the second: lse is f32, which is what is left where p is nearly 1
         fail_msg("%s, %s: error %.3g of %.3g", what, c->name, error, norm);
 }
 
@@ -147,12 +148,14 @@ static void expect_gradients(const Work *w, DType t, const void *dz, int64_t ld,
 }
 
 // gradients: of head_bwd, which has lse, and of head_fwd_bwd, which knows it better
-static void check_gradients(Work *w, const float *lse, float *const gradients[2])
+// (way 0, 1 and 2, 3; in f32 and bf16)
+enum { WAYS = 4 };
+static void check_gradients(Work *w, const float *lse, float *const gradients[2], int from, int to)
 {
     const Case *c = &w->c;
     const size_t bytes = sizeof(float) * (size_t)((c->M - 1) * w->ldu + c->V);
     float *first = xmalloc(bytes);
-    for (int i = 0; i < 4; i++) {
+    for (int i = from; i < to; i++) {
         const DType t = i % 2 ? DT_BF16 : DT_F32;
         cudahost_order(CUDAHOST_RANDOM, (uint64_t)i);
         gradient(w, t, i < 2 ? lse : NULL);
@@ -165,7 +168,7 @@ static void check_gradients(Work *w, const float *lse, float *const gradients[2]
     free(first);
 }
 
-static void check_case(const Case *c, bool outside)
+static void check_case(const Case *c, bool outside, int from, int to)
 {
     Work w = work_new(c);
     if (outside)
@@ -181,7 +184,7 @@ static void check_case(const Case *c, bool outside)
     d->op.head_fwd_bwd(d, DT_F32, want.logp, want.lse, gradients[1], gradients[1] + nh, w.weight, w.h, &w.w, w.target,
                        c->softcap, c->M);
     check_stats(&w, &want);
-    check_gradients(&w, want.lse, gradients);
+    check_gradients(&w, want.lse, gradients, from, to);
     free(gradients[0]), free(gradients[1]), stats_free(&want), work_free(&w);
     expect_no_findings(c->name);
 }
@@ -200,8 +203,8 @@ static void test_against_reference(void **state)
 {
     (void)state;
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
-        check_case(&cases[i], false);
-        check_case(&cases[i], true);
+        check_case(&cases[i], false, 0, WAYS);
+        check_case(&cases[i], true, 0, WAYS);
     }
 }
 
@@ -214,7 +217,7 @@ static void test_random_shapes(void **state)
         const uint32_t most = i % 70 == 0 ? 4500 : i % 10 == 0 ? 700 : 60;
         const Case c = {tmpf("shape %d", i), 1 + (int)(u[0] % 4), 1 + (int)(u[1] % most), 7,
                         (int)(u[2] % 7),     i % 3 ? 0 : 1.5f,    i % 5 ? 1 : 6};
-        check_case(&c, i % 2);
+        check_case(&c, i / WAYS % 2, i % WAYS, i % WAYS + 1);
     }
 }
 
