@@ -172,30 +172,31 @@ __global__ void __launch_bounds__(NormShape<WARPS, HELD>::BLOCK)
     int turn = 0;
     for (int64_t first = (int64_t)blockIdx.x * GROUPS; first < a.rows; first += (int64_t)gridDim.x * GROUPS, turn ^= 1)
         norm_row<T, WARPS, HELD, DW>(dx, dy, x, a, first + group, first + group < a.rows, u, dw, scratch, turn);
-    if constexpr (!DW) return;
-    if constexpr (GROUPS > 1) { // they meet in the first: [group - 1][4 of a thread's elements][thread]
-        constexpr int FOURS = HELD * N / 4;
-        __shared__ __align__(16) float sums[GROUPS - 1][FOURS][THREADS][4];
-        if (group)
+    if constexpr (DW) {
+        if constexpr (GROUPS > 1) { // they meet in the first: [group - 1][4 of a thread's elements][thread]
+            constexpr int FOURS = HELD * N / 4;
+            __shared__ __align__(16) float sums[GROUPS - 1][FOURS][THREADS][4];
+            if (group)
 #pragma unroll
-            for (int k = 0; k < FOURS; k++) {
-                const float *v = &dw[k * 4 / N][k * 4 % N], four[4] = {v[0], v[1], v[2], v[3]};
-                store_n<4>(sums[group - 1][k][thread], four);
-            }
-        __syncthreads();
-        if (group) return;
+                for (int k = 0; k < FOURS; k++) {
+                    const float *v = &dw[k * 4 / N][k * 4 % N], four[4] = {v[0], v[1], v[2], v[3]};
+                    store_n<4>(sums[group - 1][k][thread], four);
+                }
+            __syncthreads();
+            if (group) return;
 #pragma unroll
-        for (int k = 0; k < FOURS; k++)
-            for (int g = 1; g < GROUPS; g++) {
-                float four[4], *v = &dw[k * 4 / N][k * 4 % N];
-                load_n<4>(four, sums[g - 1][k][thread]);
-                v[0] += four[0], v[1] += four[1], v[2] += four[2], v[3] += four[3];
-            }
-    }
+            for (int k = 0; k < FOURS; k++)
+                for (int g = 1; g < GROUPS; g++) {
+                    float four[4], *v = &dw[k * 4 / N][k * 4 % N];
+                    load_n<4>(four, sums[g - 1][k][thread]);
+                    v[0] += four[0], v[1] += four[1], v[2] += four[2], v[3] += four[3];
+                }
+        }
 #pragma unroll
-    for (int h = 0; h < HELD; h++) {
-        const int c = (thread + h * THREADS) * N;
-        if (c < a.C) store_n<N>(partial + (int64_t)blockIdx.x * a.C + c, dw[h]);
+        for (int h = 0; h < HELD; h++) {
+            const int c = (thread + h * THREADS) * N;
+            if (c < a.C) store_n<N>(partial + (int64_t)blockIdx.x * a.C + c, dw[h]);
+        }
     }
 }
 
