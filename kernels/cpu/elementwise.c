@@ -12,6 +12,7 @@
 //   else 0
 // All are bound by memory: bytes per element (bf16) are norm 4 forward, 6 to 8 backward; rope 4; swiglu 6
 // and 14.
+#include "f16.h"
 #include "gemm.h"
 #include "isa_kernels.h"
 #include <math.h>
@@ -141,20 +142,6 @@ void dropout_ref(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_
             float v = u32_to_unit(word[(c0 + c) % 4]) >= p ? cpu_load(x, t, i * ldx + c) * scale : 0;
             cpu_store(y, t, i * ldy + c, accumulate ? cpu_load(y, t, i * ldy + c) + v : v);
         }
-}
-
-static float f16_to_f32(uint16_t h)
-{
-    union {
-        uint32_t u;
-        float f;
-    } v = {.u = (uint32_t)(h & 0x7fff) << 13}; // exponent and mantissa, bias still 15
-    if (v.u >= 0x0f800000u)
-        v.u += (255u - 31u) << 23; // infinity and NaN
-    else
-        v.f *= 0x1p112f; // rebias; turns a subnormal half into a normal float
-    v.u |= (uint32_t)(h & 0x8000) << 16;
-    return v.f;
 }
 
 static uint16_t f32_to_f16(float f) // nearest even; NaN stays NaN, what is too large becomes infinity
