@@ -62,6 +62,18 @@ static const void *values_as(Device *d, DType t, const Packed *w)
 // ---- linear layers --------------------------------------------------------------------------------------------------
 // Each product adds to what is there already, so that residual and low-rank term cost a pass over y and no kernel of their own. The
 // small product goes first: what it leaves is rounded once more, and it is small.
+static void low_rank_first(Device *d, CudaGemm *g, const LowRank *lr)
+{
+    if (!lr || !lr->R) return;
+    CudaGemm small = *g;
+    small.K = lr->R;
+    small.a = lr->s, small.lda = lr->lds;
+    small.b = values_as(d, g->in, lr->w), small.ldb = lr->w->K;
+    cuda_gemm(d, &small);
+    g->c = g->out;
+    g->beta = 1;
+}
+
 void cuda_op_linear_fwd(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const Packed *w,
                         const LowRank *lr, const float *bias, const void *residual, int T)
 {
@@ -69,15 +81,7 @@ void cuda_op_linear_fwd(Device *d, DType t, void *y, int64_t ldy, const void *x,
         .M = T, .N = w->N, .b_turned = true, .in = t, .out_t = t, .out = y, .ldout = ldy, .ldc = ldy, .alpha = 1};
     g.c = residual ? residual : y;
     g.beta = residual ? 1 : 0;
-    if (lr && lr->R) {
-        CudaGemm small = g;
-        small.K = lr->R;
-        small.a = lr->s, small.lda = lr->lds;
-        small.b = values_as(d, t, lr->w), small.ldb = lr->R;
-        cuda_gemm(d, &small);
-        g.c = y;
-        g.beta = 1;
-    }
+    low_rank_first(d, &g, lr);
     g.K = w->K;
     g.a = x, g.lda = ldx;
     g.b = values_as(d, t, w), g.ldb = w->K;
@@ -90,14 +94,7 @@ void cuda_op_linear_dx(Device *d, DType t, void *dx, int64_t lddx, const void *d
 {
     CudaGemm g = {.M = T, .N = w->K, .in = t, .out_t = t, .out = dx, .ldout = lddx, .c = dx, .ldc = lddx, .alpha = 1};
     g.beta = accumulate ? 1 : 0;
-    if (lr && lr->R) {
-        CudaGemm small = g;
-        small.K = lr->R;
-        small.a = lr->s, small.lda = lr->lds;
-        small.b = values_as(d, t, lr->w), small.ldb = w->K;
-        cuda_gemm(d, &small);
-        g.beta = 1;
-    }
+    low_rank_first(d, &g, lr);
     g.K = w->N;
     g.a = dy, g.lda = lddy;
     g.b = values_as(d, t, w), g.ldb = w->K;
