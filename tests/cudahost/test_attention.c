@@ -1,23 +1,9 @@
 // Kernels of kernels/cuda/attention*.cu against the references of the CPU, on shapes drawn at random: sequences of any length with
 // caches and windows, any group, heads of any size. Rows between sequences hold NaN and must be neither read nor written.
 #include "cuda_kernels.h"
-#include "cudahost_test.h"
+#include "reference.h"
 
 enum { MOST_SEQS = 5 };
-
-static Device *reference;
-
-static int open_reference(void **state)
-{
-    (void)state;
-    return device_open(&reference, &(DeviceConfig){.name = "cpu-ref"});
-}
-static int close_reference(void **state)
-{
-    (void)state;
-    device_close(reference);
-    return 0;
-}
 
 // ---- cases ----------------------------------------------------------------------------------------------------------
 typedef struct Case {

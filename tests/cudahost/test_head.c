@@ -1,21 +1,7 @@
 // Kernels of kernels/cuda/head.cu on logits that a GEMM would have made, against the references of the CPU: vocabularies of any size,
 // rows aligned or not, gradients in place, targets in and outside of the shard, near-certain and far-off ones.
 #include "cuda_kernels.h"
-#include "cudahost_test.h"
-
-static Device *reference;
-
-static int open_reference(void **state)
-{
-    (void)state;
-    return device_open(&reference, &(DeviceConfig){.name = "cpu-ref"});
-}
-static int close_reference(void **state)
-{
-    (void)state;
-    device_close(reference);
-    return 0;
-}
+#include "reference.h"
 
 // ---- operands -------------------------------------------------------------------------------------------------------
 typedef struct Case {

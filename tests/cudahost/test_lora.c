@@ -1,20 +1,6 @@
 // Kernels of kernels/cuda/lora.cu against the references of the CPU: ranks and widths of any size, rows aligned or not.
 #include "cuda_kernels.h"
-#include "cudahost_test.h"
-
-static Device *reference;
-
-static int open_reference(void **state)
-{
-    (void)state;
-    return device_open(&reference, &(DeviceConfig){.name = "cpu-ref"});
-}
-static int close_reference(void **state)
-{
-    (void)state;
-    device_close(reference);
-    return 0;
-}
+#include "reference.h"
 
 typedef struct Case {
     int T, N, R, pad; // pad: columns of dy beside its own
