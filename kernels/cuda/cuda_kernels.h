@@ -25,8 +25,6 @@ void cuda_embed_bwd(DType t, float *dtable, const void *dx, const int32_t *token
                     cudaStream_t stream);
 void cuda_rope(DType t, void *x, int64_t ldx, const float *cos, const float *sin, const int32_t *pos, int heads, int D,
                int rot, bool inverse, int T, cudaStream_t stream);
-void cuda_swiglu_fwd(DType t, void *a, const void *gu, int F, int T, cudaStream_t stream);
-void cuda_swiglu_bwd(DType t, void *dgu, void *a, const void *da, const void *gu, int F, int T, cudaStream_t stream);
 void cuda_gather_rows(DType t, void *y, const void *x, const int32_t *idx, int C, int rows, cudaStream_t stream);
 size_t cuda_scatter_rows_scratch(int T);
 void cuda_scatter_rows(DType t, void *x, const void *y, const int32_t *idx, int C, int rows, int T, void *scratch,
@@ -44,6 +42,8 @@ void cuda_convert_rows(void *dst, DType dst_t, int64_t ld_dst, const void *src, 
 void cuda_dequantize(void *dst, DType dst_t, const void *src, Quant format, size_t blocks, cudaStream_t stream);
 
 // ---- activation.cu ----
+void cuda_swiglu_fwd(DType t, void *a, const void *gu, int F, int T, cudaStream_t stream);
+void cuda_swiglu_bwd(DType t, void *dgu, void *a, const void *da, const void *gu, int F, int T, cudaStream_t stream);
 void cuda_gelu_fwd(DType t, Gelu kind, void *y, const void *x, size_t n, cudaStream_t stream);
 void cuda_gelu_bwd(DType t, Gelu kind, void *dx, const void *dy, const void *x, size_t n, cudaStream_t stream);
 void cuda_geglu_fwd(DType t, Gelu kind, void *a, const void *gu, int F, int T, cudaStream_t stream);

@@ -1,4 +1,4 @@
-// elementwise: embedding, rotary positions, SwiGLU, row gather and scatter, dropout, conversion. Formulas stand in cpu/elementwise.c.
+// elementwise: embedding, rotary positions, row gather and scatter, dropout, conversion. Formulas stand in cpu/elementwise.c.
 // All are bound by memory: each reads and writes an element once.
 #include "rows.cuh"
 #include <cuda_fp16.h>
@@ -254,86 +254,6 @@ void cuda_rope(DType t, void *x, int64_t ldx, const float *cos, const float *sin
 {
     if (T == 0 || heads == 0 || rot < 2) return;
     BY_TYPE(t, launch_rope, x, ldx, cos, sin, pos, heads, D, rot / 2, inverse ? -1.0f : 1.0f, T, stream);
-}
-
-// ---- SwiGLU ----
-DEVICE float sigmoid(float x)
-{
-    return __fdividef(1, 1 + exp_fast(-x));
-}
-
-template <typename T, int N>
-__global__ void __launch_bounds__(ROW_THREADS) swiglu_fwd(T *__restrict__ a, const T *__restrict__ gu, int F, int rows)
-{
-    RowWalk w = row_walk();
-    const int64_t c = w.item * N;
-    if (c >= F) return;
-    for (; w.row < rows; w.row += w.step) {
-        const T *gate = gu + w.row * 2 * F + c;
-        float g[N], u[N];
-        load_n<N>(g, gate), load_n<N>(u, gate + F);
-#pragma unroll
-        for (int i = 0; i < N; i++) u[i] *= g[i] * sigmoid(g[i]);
-        store_n<N>(a + w.row * F + c, u);
-    }
-}
-
-template <typename T, int N> // dgu may be gu
-__global__ void __launch_bounds__(ROW_THREADS)
-    swiglu_bwd(T *dgu, T *__restrict__ a, const T *__restrict__ da, const T *gu, int F, int rows)
-{
-    RowWalk w = row_walk();
-    const int64_t c = w.item * N;
-    if (c >= F) return;
-    for (; w.row < rows; w.row += w.step) {
-        const T *gate = gu + w.row * 2 * F + c;
-        T *dgate = dgu + w.row * 2 * F + c;
-        float g[N], u[N], d[N], silu[N];
-        load_n<N>(g, gate), load_n<N>(u, gate + F), load_n<N>(d, da + w.row * F + c);
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            const float s = sigmoid(g[i]);
-            silu[i] = g[i] * s;
-            g[i] = d[i] * u[i] * fmaf(silu[i], 1 - s, s);
-            u[i] *= silu[i];
-            d[i] *= silu[i];
-        }
-        store_n<N>(dgate, g), store_n<N>(dgate + F, d);
-        if (a) store_n<N>(a + w.row * F + c, u);
-    }
-}
-
-template <typename T> static void launch_swiglu_fwd(void *a, const void *gu, int F, int rows, cudaStream_t stream)
-{
-    constexpr int N = Pack<T>::N;
-    const bool wide = aligned16(a, gu) && whole<N>(F);
-    const RowGrid g = row_grid(wide ? F / N : F, rows, 1);
-    if (wide)
-        LAUNCH((swiglu_fwd<T, N>), g.grid, g.block, 0, stream, (T *)a, (const T *)gu, F, rows);
-    else
-        LAUNCH((swiglu_fwd<T, 1>), g.grid, g.block, 0, stream, (T *)a, (const T *)gu, F, rows);
-}
-
-template <typename T>
-static void launch_swiglu_bwd(void *dgu, void *a, const void *da, const void *gu, int F, int rows, cudaStream_t stream)
-{
-    constexpr int N = Pack<T>::N;
-    const bool wide = aligned16(dgu, a, da, gu) && whole<N>(F);
-    const RowGrid g = row_grid(wide ? F / N : F, rows, 1);
-    if (wide)
-        LAUNCH((swiglu_bwd<T, N>), g.grid, g.block, 0, stream, (T *)dgu, (T *)a, (const T *)da, (const T *)gu, F, rows);
-    else
-        LAUNCH((swiglu_bwd<T, 1>), g.grid, g.block, 0, stream, (T *)dgu, (T *)a, (const T *)da, (const T *)gu, F, rows);
-}
-
-void cuda_swiglu_fwd(DType t, void *a, const void *gu, int F, int T, cudaStream_t stream)
-{
-    if (T && F) BY_TYPE(t, launch_swiglu_fwd, a, gu, F, T, stream);
-}
-
-void cuda_swiglu_bwd(DType t, void *dgu, void *a, const void *da, const void *gu, int F, int T, cudaStream_t stream)
-{
-    if (T && F) BY_TYPE(t, launch_swiglu_bwd, dgu, a, da, gu, F, T, stream);
 }
 
 // ---- rows picked and put back: words of 2, 4 or 16 bytes ----
