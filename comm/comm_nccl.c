@@ -145,7 +145,31 @@ static bool even(const Nccl *n, const size_t *start)
     return true;
 }
 
-// Parts of different sizes: a broadcast, or a reduction, for each; NCCL does those of a group at once.
+// Parts of different sizes: an operation for each, which NCCL does at once. The group's end tells how those under way went.
+typedef ncclResult_t PartFn(void *part, size_t count, ncclDataType_t t, int rank, ncclComm_t comm, cudaStream_t stream);
+static ncclResult_t each_part(const Nccl *n, char *at, const size_t *start, DType t, PartFn *fn)
+{
+    ncclResult_t r = ncclGroupStart();
+    for (int i = 0; i < n->c->size && r == ncclSuccess; i++) {
+        if (start[i + 1] > start[i])
+            r = fn(at + start[i] * dtype_size(t), start[i + 1] - start[i], type_of(t), i, n->comm, cuda_stream(n->d));
+        if (r == ncclInProgress) r = ncclSuccess;
+    }
+    const ncclResult_t end = ncclGroupEnd();
+    return r == ncclSuccess ? end : r;
+}
+
+static ncclResult_t broadcast_part(void *part, size_t count, ncclDataType_t t, int from, ncclComm_t comm,
+                                   cudaStream_t s)
+{
+    return ncclBroadcast(part, part, count, t, from, comm, s);
+}
+
+static ncclResult_t reduce_part(void *part, size_t count, ncclDataType_t t, int to, ncclComm_t comm, cudaStream_t s)
+{
+    return ncclReduce(part, part, count, t, ncclSum, to, comm, s);
+}
+
 static int nccl_all_gather(void *impl, void *x, const size_t *start, DType t)
 {
     Nccl *n = impl;
@@ -158,15 +182,7 @@ static int nccl_all_gather(void *impl, void *x, const size_t *start, DType t)
                          ncclAllGather(at + start[n->c->rank] * size, at + start[0] * size, start[1] - start[0],
                                        type_of(t), n->comm, stream),
                          "ncclAllGather");
-    ncclResult_t r = ncclGroupStart();
-    for (int i = 0; i < n->c->size && r == ncclSuccess; i++) {
-        void *part = at + start[i] * size;
-        if (start[i + 1] > start[i])
-            r = ncclBroadcast(part, part, start[i + 1] - start[i], type_of(t), i, n->comm, stream);
-        if (r == ncclInProgress) r = ncclSuccess; // the group's end tells
-    }
-    const ncclResult_t end = ncclGroupEnd();
-    return submitted(n, r == ncclSuccess ? end : r, "ncclBroadcast");
+    return submitted(n, each_part(n, at, start, t, broadcast_part), "ncclBroadcast");
 }
 
 static int nccl_reduce_scatter(void *impl, void *x, const size_t *start, DType t)
@@ -181,15 +197,7 @@ static int nccl_reduce_scatter(void *impl, void *x, const size_t *start, DType t
                          ncclReduceScatter(at + start[0] * size, at + start[n->c->rank] * size, start[1] - start[0],
                                            type_of(t), ncclSum, n->comm, stream),
                          "ncclReduceScatter");
-    ncclResult_t r = ncclGroupStart();
-    for (int i = 0; i < n->c->size && r == ncclSuccess; i++) {
-        void *part = at + start[i] * size;
-        if (start[i + 1] > start[i])
-            r = ncclReduce(part, part, start[i + 1] - start[i], type_of(t), ncclSum, i, n->comm, stream);
-        if (r == ncclInProgress) r = ncclSuccess;
-    }
-    const ncclResult_t end = ncclGroupEnd();
-    return submitted(n, r == ncclSuccess ? end : r, "ncclReduce");
+    return submitted(n, each_part(n, at, start, t, reduce_part), "ncclReduce");
 }
 
 static int nccl_broadcast(void *impl, void *x, size_t bytes, int root)
