@@ -17,8 +17,8 @@ hid_t ckpt_file_space(const CkptTensor *t);           // {n, 1} is a vector: one
 size_t ckpt_tensor_bytes(const CkptTensor *t);
 hid_t ckpt_plain_access(void);                                                   // this process alone, without locks
 int ckpt_open_file(const char *path, unsigned flags, hid_t access, hid_t *file); // takes over the access list
-int ckpt_write(hid_t set,
-               const CkptTensor *t); // this rank's part, in slabs of whole rows, independently of other ranks
+// Writes this rank's part, in slabs of whole rows, independently of other ranks.
+int ckpt_write(hid_t set, const CkptTensor *t);
 
 // ---- checkpoint_rows.c ----
 // How slabs that are cut by columns meet the file as whole rows. Collective; *out NULL: there are none. To be closed in any case.
@@ -35,23 +35,18 @@ int ckpt_rows_read(const CkptRows *x, const CkptTensor *t, int i, CkptReader *r,
 // ---- checkpoint_dirs.c ----
 // For faults that end nothing: they become a warning, and the thread's record is free for the next.
 void ckpt_warn_instead(const char *consequence);
-char *ckpt_step_path(const char *parent, const char *prefix,
-                     int64_t step); // "PARENT/PREFIXstep-00000100"
-int ckpt_list_steps(const char *parent, int64_t **steps,
-                    size_t *n);                          // newest first; none without a parent
-void ckpt_sweep(const char *parent);                     // what cut-off saves have left
-int ckpt_sync_path(const char *path, int flags);         // opens, fsyncs, closes
-int ckpt_check_room(const char *parent, uint64_t bytes); // E_FAILED when the disk has less
-void ckpt_retain(const char *parent, int64_t saved,
-                 int keep); // removes steps that are no longer kept
+char *ckpt_step_path(const char *parent, const char *prefix, int64_t step); // "PARENT/PREFIXstep-00000100"
+int ckpt_list_steps(const char *parent, int64_t **steps, size_t *n);        // newest first; none without a parent
+void ckpt_sweep(const char *parent);                                        // what cut-off saves have left
+int ckpt_sync_path(const char *path, int flags);                            // opens, fsyncs, closes
+int ckpt_check_room(const char *parent, uint64_t bytes);                    // E_FAILED when the disk has less
+void ckpt_retain(const char *parent, int64_t saved, int keep);              // removes steps that are no longer kept
 
 // ---- checkpoint_read.c ----
-int ckpt_reader_open(CkptReader **out, const char *dir, char *text,
-                     size_t bytes); // takes over the MANIFEST's text
+int ckpt_reader_open(CkptReader **out, const char *dir, char *text, size_t bytes); // takes over the MANIFEST's text
 const Manifest *ckpt_reader_manifest(const CkptReader *r);
-int ckpt_reader_structure(CkptReader *r); // compares the digests of all that is not a tensor's
-int ckpt_reader_fits(const CkptReader *r,
-                     const CkptTensor *t); // E_INPUT: not there, or of another shape or type
+int ckpt_reader_structure(CkptReader *r);                       // compares the digests of all that is not a tensor's
+int ckpt_reader_fits(const CkptReader *r, const CkptTensor *t); // E_INPUT: not there, or of another shape or type
 // Whole rows of a tensor, handed out piece by piece in the file's order; what is damaged too, before it is known.
 int ckpt_reader_stream(CkptReader *r, const CkptTensor *rows, LeafSink *sink, void *ctx);
 void ckpt_check_part(const CkptTensor *t); // asserts that a rank's part lies within its tensor
