@@ -10,7 +10,8 @@
 //   1 rank 0: room on the disk, a fresh .tmp-step-N-ATTEMPT, the file with all its datasets, its blocks reserved
 //   2 all ranks open that file together and write their hyperslabs, independently of each other: with more
 //     ranks than cores, collective transfers are 20 times slower. Column cuts are exchanged for whole rows before (checkpoint_rows.c)
-//   3 digests, each rank a share, while the disk works; fsync, which must come after the close because HDF5 writes its superblock last
+//   3 digests of what no rank has written in one piece, each rank a share; the others were made from memory in phase 2. fsync, which must
+//     come after the close because HDF5 writes its superblock last
 //   4 rank 0: MANIFEST, fsync, rename to step-N, fsync of the parent, old steps removed
 // Phase 1 is rank 0's alone because of failures: a rank whose write of metadata fails inside a parallel close
 // leaves the others waiting for ever. In phase 2 there is no metadata left to write but the superblock, in
@@ -99,7 +100,9 @@ typedef struct Save {
     int64_t step;
     CkptTensor *tensors; // the caller's, then /meta/json
     int n;
+    int64_t *places; // (n + 1) where each dataset's bytes lie in the file, and where it ends
     Manifest manifest;
+    LeafWatch digests; // of what this rank writes
     CkptRows *rows;
     int writeback;           // the file once more, for the disk to be told what has been written; -1: it is not told
     uint64_t unsaid[2];      // bytes of the file of which it has not been told, and
@@ -184,58 +187,60 @@ static int write_attributes(const Save *s, hid_t file)
 }
 
 // The datasets have their places now; the blocks behind them are taken from the disk, so that no write of a
-// rank finds it full.
-static int reserve(const char *path)
+// rank finds it full. *bytes: how large the file is.
+static int reserve(const char *path, int64_t *bytes)
 {
-    struct stat st;
+    struct stat st = {0};
     int fd = open(path, O_RDWR | O_CLOEXEC), status = OK;
     if (fd < 0) return fail_errno(path, "cannot open");
     if (fstat(fd, &st) < 0)
         status = fail_errno(path, "cannot stat");
     else if (fallocate(fd, 0, 0, st.st_size) < 0 && errno != EOPNOTSUPP && errno != ENOSYS)
         status = fail_errno(path, "cannot reserve the space");
+    *bytes = (int64_t)st.st_size;
     close(fd);
     return status;
 }
 
-// Rank 0: the whole file but the data. how: the file is to be new, or is replaced. offsets (n): where each dataset's bytes lie.
-static int lay_out(const Save *s, unsigned how, int64_t *offsets)
+// Rank 0: the whole file but the data. how: the file is to be new, or is replaced.
+static int lay_out(const Save *s, unsigned how)
 {
     hid_t access = ckpt_plain_access(), file = H5Fcreate(s->file, how, H5P_DEFAULT, access);
     int status = file < 0 ? ckpt_h5_fail(s->file, "cannot create") : OK;
     H5Pclose(access);
     TRY(status);
     status = write_attributes(s, file);
-    for (int i = 0; i < s->n && status == OK; i++) status = create_set(file, &s->tensors[i], &offsets[i]);
+    for (int i = 0; i < s->n && status == OK; i++) status = create_set(file, &s->tensors[i], &s->places[i]);
     if (H5Fclose(file) < 0 && status == OK) status = ckpt_h5_fail(s->file, "cannot write");
     return status;
 }
 
-static void place_tensors(Save *s, const int64_t *offsets)
+static void place_tensors(Save *s)
 {
     for (int i = 0; i < s->n; i++) {
         const CkptTensor *t = &s->tensors[i];
-        s->manifest.tensors[i] = (ManifestTensor){.offset = (uint64_t)offsets[i],
+        s->manifest.tensors[i] = (ManifestTensor){.offset = (uint64_t)s->places[i],
                                                   .bytes = ckpt_tensor_bytes(t),
                                                   .t = t->t,
                                                   .shape = {t->shape[0], t->shape[1]},
                                                   .name = t->name};
     }
+    s->manifest.file_bytes = (uint64_t)s->places[s->n];
+    manifest_cut(&s->manifest);
 }
 
 // Phase 1.
 static int create_state(Save *s)
 {
     bool first = comm_rank(s->comm) == 0;
-    int64_t *offsets = xcalloc((size_t)s->n, sizeof *offsets);
     int status = first ? prepare(s) : OK;
-    if (first && status == OK) status = lay_out(s, H5F_ACC_EXCL, offsets);
-    if (first && status == OK) status = reserve(s->file);
-    status = comm_agree(s->comm, status);
-    if (status == OK) status = comm_broadcast(s->comm, offsets, (size_t)s->n, DT_I64, 0);
-    if (status == OK) place_tensors(s, offsets);
-    free(offsets);
-    return status;
+    if (first && status == OK) status = lay_out(s, H5F_ACC_EXCL);
+    if (first && status == OK) status = reserve(s->file, &s->places[s->n]);
+    TRY(comm_agree(s->comm, status));
+    TRY(comm_broadcast(s->comm, s->places, (size_t)s->n + 1, DT_I64, 0));
+    place_tensors(s);
+    leaves_watch(&s->digests, &s->manifest);
+    return OK;
 }
 
 // The disk works while the rest is still being written and digested; whether it succeeds is for fsync to tell.
@@ -267,16 +272,17 @@ static int write_rows(void *ctx, const CkptTensor *t)
 {
     const Part *p = ctx;
     const uint64_t size = dtype_size(t->t), row = (uint64_t)t->shape[1] * size;
+    const uint64_t from = p->offset + (uint64_t)t->row0 * row, spread = (uint64_t)t->rows * row;
     TRY(ckpt_write(p->set, t));
-    note_written(p->s, p->offset + (uint64_t)t->row0 * row, (uint64_t)(t->rows * t->cols) * size,
-                 (uint64_t)t->rows * row);
+    if (t->cols == t->shape[1]) leaves_pass(&p->s->digests, from, t->data, spread);
+    note_written(p->s, from, (uint64_t)(t->rows * t->cols) * size, spread);
     return OK;
 }
 
-// In pieces, so that the disk hears of it soon.
+// In pieces that are still in the processor's cache when they are digested, and so that the disk hears of them soon.
 static int write_slab(Part *p, const CkptTensor *t)
 {
-    enum { PIECE = 8 << 20 };
+    enum { PIECE = 1 << 20 };
     const size_t row = (size_t)t->cols * dtype_size(t->t);
     const int64_t step = MAX((int64_t)(PIECE / row), 1);
     int status = OK;
@@ -295,7 +301,7 @@ static int write_part(Save *s, hid_t file, int i, int status)
 {
     const CkptTensor *t = &s->tensors[i];
     const bool exchanged = ckpt_rows_has(s->rows, i);
-    Part p = {s, -1, s->manifest.tensors[i].offset};
+    Part p = {s, -1, (uint64_t)s->places[i]};
     if (!t->rows || (status < 0 && !exchanged)) return status;
     if (status == OK) p.set = H5Dopen2(file, t->name, H5P_DEFAULT);
     if (status == OK && p.set < 0) status = ckpt_h5_fail(t->name, "cannot open the dataset");
@@ -347,20 +353,16 @@ static int write_state(Save *s)
     return comm_agree(s->comm, comm_rank(s->comm) == 0 ? mark_complete(s) : OK);
 }
 
-// Phase 3. Each rank digests a share of the file; integer sums with zeros put the shares together. And each rank flushes it: those of
-// another machine have pages of their own.
+// Phase 3. Each leaf's digest comes from one rank: who wrote it whole, or else who reads it now; integer sums with zeros put them
+// together. And each rank flushes the file: those of another machine have pages of their own.
 static int digest_state(Save *s)
 {
     Manifest *m = &s->manifest;
-    struct stat st;
-    int status = stat(s->file, &st) < 0 ? fail_errno(s->file, "cannot stat") : OK;
-    TRY(comm_agree(s->comm, status));
-    m->file_bytes = (uint64_t)st.st_size;
-    manifest_cut(m);
-    TRY(comm_agree(s->comm, manifest_digest(m, s->file, comm_rank(s->comm), comm_size(s->comm))));
+    TRY(comm_all_reduce(s->comm, s->digests.known, m->n_leaves, DT_U8, REDUCE_MAX));
+    TRY(comm_agree(s->comm, manifest_digest(m, s->file, comm_rank(s->comm), comm_size(s->comm), s->digests.known)));
     int64_t *all = xcalloc(m->n_leaves, sizeof *all);
     for (size_t i = 0; i < m->n_leaves; i++) all[i] = (int64_t)m->leaves[i].digest;
-    status = comm_all_reduce(s->comm, all, m->n_leaves, DT_I64, REDUCE_SUM);
+    int status = comm_all_reduce(s->comm, all, m->n_leaves, DT_I64, REDUCE_SUM);
     for (size_t i = 0; i < m->n_leaves; i++) m->leaves[i].digest = (uint64_t)all[i];
     free(all);
     TRY(status);
@@ -412,6 +414,7 @@ static void save_init(Save *s, Comm *c, const char *output, const CkptMeta *meta
     s->parent = xasprintf("%s/checkpoints", output);
     s->final = ckpt_step_path(s->parent, "", s->step);
     s->tensors = xcalloc((size_t)s->n, sizeof *s->tensors);
+    s->places = xcalloc((size_t)s->n + 1, sizeof *s->places);
     s->manifest.tensors = xcalloc((size_t)s->n, sizeof *s->manifest.tensors);
     if (n) memcpy(s->tensors, t, (size_t)n * sizeof *t);
 }
@@ -480,8 +483,10 @@ static void save_free(Save *s)
     free(s->final);
     free(s->file);
     free(s->tensors);
+    free(s->places);
     if (s->writeback >= 0) close(s->writeback);
     ckpt_rows_close(s->rows);
+    leaves_watch_end(&s->digests);
     manifest_free(&s->manifest);
 }
 
@@ -533,28 +538,25 @@ static int measure(Save *s, uint64_t *bytes)
 {
     struct stat st;
     Buf text = {0};
-    int64_t *offsets = xcalloc((size_t)s->n, sizeof *offsets);
     s->file = xasprintf("%s/attune-plan-XXXXXX", path_is_dir("/dev/shm") ? "/dev/shm" : "/tmp");
     int status = OK, fd = mkstemp(s->file);
     if (fd < 0) {
         status = fail_errno(s->file, "cannot create");
         goto done;
     }
-    TRY_DONE(lay_out(s, H5F_ACC_TRUNC, offsets));
+    TRY_DONE(lay_out(s, H5F_ACC_TRUNC));
     if (fstat(fd, &st) < 0) {
         status = fail_errno(s->file, "cannot stat");
         goto done;
     }
-    place_tensors(s, offsets);
-    s->manifest.file_bytes = (uint64_t)st.st_size;
-    manifest_cut(&s->manifest);
+    s->places[s->n] = (int64_t)st.st_size;
+    place_tensors(s);
     manifest_print(&s->manifest, &text);
     *bytes = s->manifest.file_bytes + text.len;
 done:
     if (fd >= 0) unlink(s->file);
     if (fd >= 0) close(fd);
     buf_free(&text);
-    free(offsets);
     return status;
 }
 

@@ -92,6 +92,19 @@ static int open_whole(const Manifest *m, const char *file, int *fd)
     return fail(E_INPUT, file, NULL, "%lld bytes, its MANIFEST says %" PRIu64, (long long)st.st_size, m->file_bytes);
 }
 
+size_t manifest_leaf_at(const Manifest *m, uint64_t offset)
+{
+    size_t low = 0, high = m->n_leaves;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (m->leaves[middle].offset + m->leaves[middle].bytes <= offset)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 int leaves_open(LeafReader *r, const Manifest *m, const char *file)
 {
     *r = (LeafReader){.m = m, .file = file, .fd = -1};
@@ -153,9 +166,55 @@ int leaves_stream(LeafReader *r, size_t leaf, LeafSink *sink, void *ctx)
     return digest == r->m->leaves[leaf].digest ? OK : manifest_blame(r->m, r->file, leaf);
 }
 
+void leaves_watch(LeafWatch *w, Manifest *m)
+{
+    *w = (LeafWatch){.m = m, .digest = digest_open(), .known = xcalloc(m->n_leaves + 1, 1), .at = UINT64_MAX};
+}
+
+void leaves_watch_end(LeafWatch *w)
+{
+    digest_close(w->digest);
+    free(w->known);
+    *w = (LeafWatch){0};
+}
+
+// Bytes that do not go on where the last ones ended: the first leaf that begins among them or behind them. *skip: how far they lie
+// before it.
+static void begin_run(LeafWatch *w, uint64_t offset, uint64_t *skip)
+{
+    (void)digest_take(w->digest);
+    w->leaf = manifest_leaf_at(w->m, offset);
+    if (w->leaf < w->m->n_leaves && w->m->leaves[w->leaf].offset < offset) w->leaf++;
+    *skip = w->leaf < w->m->n_leaves ? w->m->leaves[w->leaf].offset - offset : UINT64_MAX;
+}
+
+void leaves_pass(LeafWatch *w, uint64_t offset, const void *data, uint64_t bytes)
+{
+    const char *at = data;
+    const uint64_t end = offset + bytes;
+    uint64_t skip = 0;
+    if (offset != w->at) begin_run(w, offset, &skip);
+    w->at = end;
+    if (skip >= bytes) {
+        w->at = UINT64_MAX; // no leaf has begun
+        return;
+    }
+    for (offset += skip, at += skip; offset < end;) {
+        const ManifestLeaf *l = &w->m->leaves[w->leaf];
+        const uint64_t n = MIN(end, l->offset + l->bytes) - offset;
+        digest_add(w->digest, at, n);
+        offset += n;
+        at += n;
+        if (offset < l->offset + l->bytes) return;
+        w->m->leaves[w->leaf].digest = digest_take(w->digest);
+        w->known[w->leaf++] = 1;
+    }
+}
+
 typedef void (*LeafFn)(void *ctx, size_t i, uint64_t digest);
 
-static int each_digest(const Manifest *m, const char *file, int rank, int size, LeafFn fn, void *ctx)
+static int each_digest(const Manifest *m, const char *file, int rank, int size, const uint8_t *known, LeafFn fn,
+                       void *ctx)
 {
     LeafReader r;
     int status = OK;
@@ -164,6 +223,7 @@ static int each_digest(const Manifest *m, const char *file, int rank, int size, 
     share_of(m, rank, size, &from, &to);
     for (size_t i = from; i < to && status == OK; i++) {
         uint64_t digest;
+        if (known && known[i]) continue;
         status = digest_leaf(&r, i, NULL, NULL, NULL, &digest);
         if (status == OK) fn(ctx, i, digest);
     }
@@ -176,9 +236,9 @@ static void store_digest(void *ctx, size_t i, uint64_t digest)
     ((Manifest *)ctx)->leaves[i].digest = digest;
 }
 
-int manifest_digest(Manifest *m, const char *file, int rank, int size)
+int manifest_digest(Manifest *m, const char *file, int rank, int size, const uint8_t *known)
 {
-    return each_digest(m, file, rank, size, store_digest, m);
+    return each_digest(m, file, rank, size, known, store_digest, m);
 }
 
 typedef struct Comparison {
@@ -195,7 +255,7 @@ static void compare_digest(void *ctx, size_t i, uint64_t digest)
 int manifest_compare(const Manifest *m, const char *file, int rank, int size, size_t *bad)
 {
     *bad = SIZE_MAX;
-    return each_digest(m, file, rank, size, compare_digest, &(Comparison){m, bad});
+    return each_digest(m, file, rank, size, NULL, compare_digest, &(Comparison){m, bad});
 }
 
 int manifest_blame(const Manifest *m, const char *file, size_t leaf)

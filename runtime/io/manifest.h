@@ -39,9 +39,20 @@ typedef struct Manifest {
 
 // From step, file_bytes and tensors (which it sorts): the leaves, their digests zero.
 void manifest_cut(Manifest *m);
-// Reads this rank's share of the leaves (a run of them, about 1/size of the bytes). digest: fills in their
-// digests, else compares them and sets *bad to the first leaf that differs, or SIZE_MAX.
-int manifest_digest(Manifest *m, const char *file, int rank, int size);
+// Digests of what is being written, from memory: of leaves all of whose bytes pass in their order.
+typedef struct LeafWatch {
+    Manifest *m;
+    Digest *digest;
+    uint8_t *known; // (n_leaves) 1: its digest is in m
+    uint64_t at;    // where the bytes that have passed end,
+    size_t leaf;    // in this leaf, of which they are the beginning
+} LeafWatch;
+void leaves_watch(LeafWatch *w, Manifest *m); // m has been cut
+void leaves_pass(LeafWatch *w, uint64_t offset, const void *data, uint64_t bytes);
+void leaves_watch_end(LeafWatch *w);
+// Reads this rank's share of the leaves (a run of them, about 1/size of the bytes). digest: fills in their digests, but of the known
+// ones (n_leaves); compare: sets *bad to the first leaf whose digest differs, or SIZE_MAX.
+int manifest_digest(Manifest *m, const char *file, int rank, int size, const uint8_t *known);
 int manifest_compare(const Manifest *m, const char *file, int rank, int size, size_t *bad);
 void manifest_print(const Manifest *m, Buf *out);
 // Takes over `text` (malloc'ed, NUL-terminated at text[bytes]), also when it fails. place: for messages.
@@ -63,6 +74,8 @@ int leaves_read(LeafReader *r, size_t leaf, char *data);
 // The same, handing out its bytes piece by piece, in their order, from memory that is still in the processor's cache.
 typedef void LeafSink(void *ctx, const char *data, size_t bytes);
 int leaves_stream(LeafReader *r, size_t leaf, LeafSink *sink, void *ctx);
+// The leaf that has this byte; n_leaves: it lies behind the file.
+size_t manifest_leaf_at(const Manifest *m, uint64_t offset);
 const ManifestTensor *manifest_find(const Manifest *m, const char *name); // NULL: there is none
 // E_INPUT that names the damaged tensor.
 int manifest_blame(const Manifest *m, const char *file, size_t leaf);

@@ -115,12 +115,61 @@ static void test_cutting(void **state)
     manifest_free(&m);
 }
 
+static uint64_t draw(uint64_t stream, uint64_t i)
+{
+    return hash64(&i, sizeof i, stream);
+}
+
+// Bytes pass in runs of any length, in any order of the runs: a leaf has its digest if it lay in one run, and else none.
+static void test_digests_of_what_passes(void **state)
+{
+    (void)state;
+    enum { BIG = 2 * MANIFEST_LEAF_BYTES + 7, FILE_BYTES = 50 + BIG + 100 };
+    char *bytes = xmalloc(FILE_BYTES);
+    Digest *whole = digest_open();
+    for (size_t i = 0; i < FILE_BYTES; i++) bytes[i] = (char)(i * 2654435761u >> 13);
+    for (uint64_t trial = 0; trial < 40; trial++) {
+        Manifest m = {.file_bytes = FILE_BYTES, .n_tensors = 1};
+        LeafWatch w;
+        m.tensors = xcalloc(1, sizeof *m.tensors);
+        m.tensors[0] = (ManifestTensor){50, BIG, DT_U8, {BIG, 1}, "big"};
+        manifest_cut(&m);
+        leaves_watch(&w, &m);
+        // two runs that meet at `cut`, the later one first in every other trial, each in pieces
+        const uint64_t cut = trial < 5 ? (uint64_t[]){0, 50, 50 + MANIFEST_LEAF_BYTES, 50 + BIG, FILE_BYTES}[trial]
+                                       : draw(0, trial) % FILE_BYTES;
+        const uint64_t runs[2][2] = {{0, cut}, {cut, FILE_BYTES}};
+        for (uint64_t r = 0; r < 2; r++) {
+            const uint64_t *run = runs[(r + trial) % 2];
+            for (uint64_t at = run[0], i = 0; at < run[1]; i++) {
+                const uint64_t n = MIN(draw(1 + trial, i) % (3 << 20) + 1, run[1] - at);
+                leaves_pass(&w, at, bytes + at, n);
+                at += n;
+            }
+        }
+        for (size_t i = 0; i < m.n_leaves; i++) {
+            const ManifestLeaf *l = &m.leaves[i];
+            // in order, the two runs are one
+            const bool cut_up = trial % 2 && l->offset < cut && cut < l->offset + l->bytes;
+            digest_add(whole, bytes + l->offset, l->bytes);
+            const uint64_t digest = digest_take(whole);
+            assert_int_equal(w.known[i], !cut_up);
+            assert_true(l->digest == (cut_up ? 0 : digest));
+        }
+        leaves_watch_end(&w);
+        manifest_free(&m);
+    }
+    digest_close(whole);
+    free(bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_good_one),
         cmocka_unit_test(test_what_is_refused),
         cmocka_unit_test(test_cutting),
+        cmocka_unit_test(test_digests_of_what_passes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
