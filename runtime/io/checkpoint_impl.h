@@ -44,6 +44,7 @@ void ckpt_retain(const char *parent, int64_t saved, int keep);              // r
 
 // ---- checkpoint_read.c ----
 int ckpt_reader_open(CkptReader **out, const char *dir, char *text, size_t bytes); // takes over the MANIFEST's text
+int ckpt_reader_again(CkptReader **out, const CkptReader *r);                      // for another thread; r outlives it
 const Manifest *ckpt_reader_manifest(const CkptReader *r);
 int ckpt_reader_structure(CkptReader *r);                       // compares the digests of all that is not a tensor's
 int ckpt_reader_fits(const CkptReader *r, const CkptTensor *t); // E_INPUT: not there, or of another shape or type

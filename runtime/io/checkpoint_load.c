@@ -3,6 +3,8 @@
 // together with others what their columns are cut from (checkpoint_rows.c).
 #include "checkpoint_impl.h"
 #include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -95,6 +97,91 @@ int checkpoint_find(Comm *c, const char *output, int64_t *step, char **dir)
 }
 
 // ---- loading ----------------------------------------------------------------------------------------------
+static int check_fit(const CkptReader *r, const CkptTensor *t, int n)
+{
+    for (int i = 0; i < n; i++) TRY(ckpt_reader_fits(r, &t[i]));
+    return OK;
+}
+
+// A large part in several pieces, so that threads have equal shares; appended to *list.
+static void add_pieces(CkptTensor **list, int *n, const CkptTensor *t)
+{
+    enum { PIECE_BYTES = 16 * MANIFEST_LEAF_BYTES };
+    const size_t row = (size_t)t->cols * dtype_size(t->t);
+    const int64_t step = MAX((int64_t)(PIECE_BYTES / row), 1), pieces = (t->rows + step - 1) / step;
+    *list = xrealloc(*list, sizeof **list * (size_t)(*n + pieces));
+    for (int64_t done = 0; done < t->rows; done += step) {
+        CkptTensor *piece = &(*list)[(*n)++];
+        *piece = *t;
+        piece->row0 += done;
+        piece->rows = MIN(step, t->rows - done);
+        piece->data = (char *)t->data + (size_t)done * row;
+    }
+}
+
+// Two threads read, each the next piece: the disk has something to do while what it brought is digested, and the system reads ahead
+// for both, as each has the file open for itself.
+typedef struct Pieces {
+    const CkptTensor *list;
+    int n;
+    atomic_int next; // n and more: nothing is left, or something has failed
+} Pieces;
+
+static int read_pieces(Pieces *p, CkptReader *r)
+{
+    for (int i; (i = atomic_fetch_add(&p->next, 1)) < p->n;) {
+        int status = checkpoint_read(r, &p->list[i]);
+        if (status == OK) continue;
+        atomic_store(&p->next, p->n);
+        return status;
+    }
+    return OK;
+}
+
+typedef struct SecondThread {
+    Pieces *pieces;
+    CkptReader *reader;
+    pthread_t thread;
+    int status;
+    ErrorRecord error;
+} SecondThread;
+
+static void *read_beside(void *arg)
+{
+    SecondThread *x = arg;
+    x->status = read_pieces(x->pieces, x->reader);
+    x->error = *error_last();
+    return NULL;
+}
+
+// Without a second thread, or a second reader, the first reads all.
+static int read_by_two(CkptReader *r, Pieces *p)
+{
+    SecondThread second = {.pieces = p};
+    bool started = p->n > 1 && ckpt_reader_again(&second.reader, r) == OK;
+    if (started) started = pthread_create(&second.thread, NULL, read_beside, &second) == 0;
+    error_clear();
+    int status = read_pieces(p, r);
+    if (started) pthread_join(second.thread, NULL);
+    checkpoint_close(second.reader);
+    if (status < 0 || second.status == OK) return status;
+    error_adopt(&second.error);
+    return second.status;
+}
+
+// What this rank reads for itself alone.
+static int read_own(CkptReader *r, const CkptRows *rows, const CkptTensor *t, int n)
+{
+    CkptTensor *list = NULL;
+    int pieces = 0;
+    TRY(check_fit(r, t, n));
+    for (int i = 0; i < n; i++)
+        if (t[i].rows && !ckpt_rows_has(rows, i)) add_pieces(&list, &pieces, &t[i]);
+    int status = read_by_two(r, &(Pieces){.list = list, .n = pieces});
+    free(list);
+    return status;
+}
+
 // Collective: tensors whose columns are cut are read together.
 static int read_tensors(Comm *c, CkptReader *r, const CkptTensor *t, int n)
 {
@@ -102,12 +189,9 @@ static int read_tensors(Comm *c, CkptReader *r, const CkptTensor *t, int n)
     for (int i = 0; i < n; i++) ckpt_check_part(&t[i]);
     int status = comm_agree(c, ckpt_rows_open(&rows, c, t, n, false));
     const bool opened = status == OK;
-    for (int i = 0; i < n && opened; i++) {
-        if (ckpt_rows_has(rows, i))
-            status = ckpt_rows_read(rows, &t[i], i, r, status);
-        else if (status == OK)
-            status = checkpoint_read(r, &t[i]);
-    }
+    if (opened) status = read_own(r, rows, t, n);
+    for (int i = 0; i < n && opened; i++)
+        if (ckpt_rows_has(rows, i)) status = ckpt_rows_read(rows, &t[i], i, r, status);
     ckpt_rows_close(rows);
     return comm_agree(c, status);
 }
@@ -157,8 +241,7 @@ static int check_tensors(const CkptReader *r, const char *dir, const CkptTensor 
 {
     const Manifest *m = ckpt_reader_manifest(r);
     CkptTensor *sorted = xcalloc((size_t)n + 1, sizeof *sorted);
-    int status = OK;
-    for (int i = 0; i < n && status == OK; i++) status = ckpt_reader_fits(r, &t[i]);
+    int status = check_fit(r, t, n);
     if (n) memcpy(sorted, t, (size_t)n * sizeof *t);
     qsort(sorted, (size_t)n, sizeof *sorted, by_name);
     for (size_t i = 0; i < m->n_tensors && status == OK; i++) {

@@ -40,28 +40,45 @@ int checkpoint_list(const char *dir, int (*fn)(void *ctx, const CkptTensor *t), 
 struct CkptReader {
     char *dir, *file;
     Manifest m;
+    bool borrows; // m, another reader's
     LeafReader leaves;
     char *leaf;    // the last one of which a part was wanted; NULL until then
     size_t number; // and which it is; SIZE_MAX: none
 };
 
-int ckpt_reader_open(CkptReader **out, const char *dir, char *text, size_t bytes)
+static CkptReader *new_reader(const char *dir)
 {
     CkptReader *r = xcalloc(1, sizeof *r);
-    char *path = xasprintf("%s/MANIFEST", dir);
-    *out = NULL;
     r->leaves.fd = -1;
     r->number = SIZE_MAX;
     r->dir = xstrdup(dir);
     r->file = xasprintf("%s/state.h5", dir);
-    int status = manifest_parse(&r->m, path, text, bytes);
+    return r;
+}
+
+static int open_leaves(CkptReader *r, CkptReader **out, int status)
+{
     if (status == OK) status = leaves_open(&r->leaves, &r->m, r->file);
-    if (status == OK)
-        *out = r;
-    else
-        checkpoint_close(r);
+    if (status < 0) checkpoint_close(r);
+    *out = status == OK ? r : NULL;
+    return status;
+}
+
+int ckpt_reader_open(CkptReader **out, const char *dir, char *text, size_t bytes)
+{
+    CkptReader *r = new_reader(dir);
+    char *path = xasprintf("%s/MANIFEST", dir);
+    int status = open_leaves(r, out, manifest_parse(&r->m, path, text, bytes));
     free(path);
     return status;
+}
+
+int ckpt_reader_again(CkptReader **out, const CkptReader *other)
+{
+    CkptReader *r = new_reader(other->dir);
+    r->m = other->m;
+    r->borrows = true;
+    return open_leaves(r, out, OK);
 }
 
 int checkpoint_open(CkptReader **out, const char *dir)
@@ -78,7 +95,7 @@ void checkpoint_close(CkptReader *r)
 {
     if (!r) return;
     leaves_close(&r->leaves);
-    manifest_free(&r->m);
+    if (!r->borrows) manifest_free(&r->m);
     free(r->leaf);
     free(r->file);
     free(r->dir);
@@ -106,20 +123,6 @@ int checkpoint_find_tensor(CkptReader *r, const char *name, CkptTensor *out)
     return 1;
 }
 
-// The first leaf that ends behind `offset`; the leaves cover the file.
-static size_t leaf_at(const Manifest *m, uint64_t offset)
-{
-    size_t low = 0, high = m->n_leaves;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (m->leaves[middle].offset + m->leaves[middle].bytes <= offset)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 static int take_leaf(CkptReader *r, size_t leaf)
 {
     if (r->number == leaf) return OK;
@@ -133,7 +136,7 @@ static int take_leaf(CkptReader *r, size_t leaf)
 // Bytes [offset, offset + bytes) of the file. Leaves that are wanted whole are read into their place.
 static int read_range(CkptReader *r, uint64_t offset, uint64_t bytes, char *out)
 {
-    for (size_t leaf = leaf_at(&r->m, offset); bytes; leaf++) {
+    for (size_t leaf = manifest_leaf_at(&r->m, offset); bytes; leaf++) {
         const ManifestLeaf *l = &r->m.leaves[leaf];
         uint64_t skip = offset - l->offset, n = MIN(bytes, l->bytes - skip);
         if (n == l->bytes) {
@@ -152,7 +155,7 @@ static int read_range(CkptReader *r, uint64_t offset, uint64_t bytes, char *out)
 // The same bytes, to a sink.
 static int stream_range(CkptReader *r, uint64_t offset, uint64_t bytes, LeafSink *sink, void *ctx)
 {
-    for (size_t leaf = leaf_at(&r->m, offset); bytes; leaf++) {
+    for (size_t leaf = manifest_leaf_at(&r->m, offset); bytes; leaf++) {
         const ManifestLeaf *l = &r->m.leaves[leaf];
         uint64_t skip = offset - l->offset, n = MIN(bytes, l->bytes - skip);
         if (n == l->bytes) {
