@@ -13,6 +13,7 @@
 #include "dev.cuh"
 
 constexpr int TABLE_TILE = 128; // rows or keys of an entry of the table; kernels with smaller tiles cut them
+constexpr int SPLIT_QUERIES = 8, SPLIT_KEYS = 128, SPLIT_ROWS = 16;
 constexpr int NO_WINDOW = 1 << 30;
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 
@@ -20,13 +21,23 @@ struct AttnTile {
     int seq, number;
 };
 
+// A sequence of up to SPLIT_QUERIES queries behind a cache, whose forward pass is split over its keys: it sees keys of `chunks` chunks of
+// SPLIT_KEYS, from number `first` on. Its parts, (KV, rows, chunks), begin at number `part` of all parts; a unit of work is a
+// chunk for SPLIT_ROWS rows of a key/value head, number `tile of rows * chunks + chunk - first` of the sequence.
+struct AttnSplit {
+    int seq, first, chunks, part;
+};
+
 struct Attn {
     const void *q, *k, *v, *dout;
     void *o, *dq, *dk, *dv;
     float *lse, *delta; // (NH, TQ); delta = dout · o
+    float *part;        // (parts, D) Σ exp(score - top) v over a chunk of keys,
+    float2 *part_stats; // (parts) and top, in units of the kernel's own (log2 e / rate), and Σ exp(score - top)
     int64_t ldq, ldkv, ldo, lddq, lddkv;
     const int4 *seq;      // (S) q_start, q_len, k_start, k_len
-    const AttnTile *tile; // of rows or of keys
+    const AttnTile *tile; // of rows or of keys; or units of `split`: seq is an index there
+    const AttnSplit *split;
     int KV, group, D, TQ, window;
     unsigned group_inverse; // floor(2^32 / group) + 1
     float scale, softcap;
@@ -94,6 +105,34 @@ struct AttnRange {
     int from, to;
 };
 
+// A block's unit of a split sequence. rows: up to where its tile goes.
+struct AttnUnit {
+    AttnWork w;
+    AttnSplit s;
+    int all_rows, chunk; // of the sequence; counted from s.first
+    DEVICE AttnRange keys() const
+    {
+        const int from = (s.first + chunk) * SPLIT_KEYS;
+        return {from, min(from + SPLIT_KEYS, w.k_len)};
+    }
+    DEVICE int64_t part(int row) const { return s.part + ((int64_t)w.head * all_rows + row) * s.chunks + chunk; }
+};
+DEVICE AttnUnit attn_unit(const Attn &p)
+{
+    const AttnTile tile = p.tile[blockIdx.x / p.KV];
+    AttnUnit u;
+    u.s = p.split[tile.seq];
+    const int4 s = p.seq[u.s.seq];
+    u.w.q_start = s.x, u.w.q_len = s.y, u.w.k_start = s.z, u.w.k_len = s.w;
+    u.w.head = blockIdx.x % p.KV;
+    u.w.first = tile.number / u.s.chunks * SPLIT_ROWS;
+    u.w.ahead = u.w.k_len - u.w.q_len;
+    u.all_rows = u.w.q_len * p.group;
+    u.w.rows = min(u.all_rows, u.w.first + SPLIT_ROWS);
+    u.chunk = tile.number % u.s.chunks;
+    return u;
+}
+
 // Keys that some of rows [from, to) see, and rows that see some of keys [from, to).
 DEVICE AttnRange attn_keys_of(const Attn &p, const AttnWork &w, int from, int to)
 {
@@ -118,6 +157,12 @@ void attn_fwd_mma(const Attn &p, int tiles, cudaStream_t stream);
 void attn_bwd_mma(const Attn &p, const AttnTile *row_tiles, int rows, const AttnTile *key_tiles, int keys,
                   cudaStream_t stream);
 template <typename T> void attn_fwd_plain(const Attn &p, int tiles, cudaStream_t stream);
+// Parts of split sequences, and o and lse out of them. sequences: how many are split; rows: most that one of them has; rate: powers of two
+// of the tops
+void attn_parts_mma(const Attn &p, int units, cudaStream_t stream);
+template <typename T> void attn_parts_plain(const Attn &p, int units, cudaStream_t stream);
+template <typename T>
+void attn_merge(const Attn &p, int sequences, int rows, float rate, bool wide, cudaStream_t stream);
 template <typename T>
 void attn_bwd_plain(const Attn &p, const AttnTile *row_tiles, int rows, const AttnTile *key_tiles, int keys,
                     cudaStream_t stream);

@@ -8,57 +8,6 @@ template <int DP_, int WARPS_, int MT_, int KEYS_> struct FwdShape {
     static constexpr int ROWS = 16 * MT * WARPS, SMEM = (ROWS + 2 * KEYS) * DP * (int)sizeof(bf16);
 };
 
-// Of the rows that a thread holds parts of, m and half of 16 m + 8 half + lane / 4: maximum of the scores so far, and this
-// thread's share of Σ exp
-template <int MT> struct Softmax {
-    float top[MT][2], sum[MT][2];
-};
-
-template <class S>
-DEVICE void hide_keys(const Attn &p, const int (&last)[S::MT][2], float (&s)[S::MT][S::KEYS / 8][4], int key, int lane)
-{
-#pragma unroll
-    for (int m = 0; m < S::MT; m++)
-#pragma unroll
-        for (int n = 0; n < S::KEYS / 8; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int at = key + 8 * n + lane % 4 * 2 + e % 2;
-                if (at > last[m][e / 2] || at <= last[m][e / 2] - p.window) s[m][n][e] = -INFINITY;
-            }
-}
-
-// s becomes exp(score - top), and what was summed before is brought to the new top.
-template <class S>
-DEVICE void softmax_step(Softmax<S::MT> &x, float (&s)[S::MT][S::KEYS / 8][4], float (&o)[S::MT][S::DP / 8][4],
-                         float rate)
-{
-#pragma unroll
-    for (int m = 0; m < S::MT; m++)
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            float top = x.top[m][h];
-#pragma unroll
-            for (int n = 0; n < S::KEYS / 8; n++) top = fmaxf(top, fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
-            top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, 1));
-            top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, 2));
-            const float base = top == -INFINITY ? 0 : top * rate; // a row that has seen no key yet
-            const float older = exp2_fast(fmaf(x.top[m][h], rate, -base));
-            float sum = 0;
-#pragma unroll
-            for (int n = 0; n < S::KEYS / 8; n++)
-#pragma unroll
-                for (int e = 2 * h; e < 2 * h + 2; e++) {
-                    s[m][n][e] = exp2_fast(fmaf(s[m][n][e], rate, -base));
-                    sum += s[m][n][e];
-                }
-            x.top[m][h] = top;
-            x.sum[m][h] = fmaf(x.sum[m][h], older, sum);
-#pragma unroll
-            for (int n = 0; n < S::DP / 8; n++) o[m][n][2 * h] *= older, o[m][n][2 * h + 1] *= older;
-        }
-}
-
 // The warp's rows from row0 of the tile: divides by the sums, writes o and lse.
 template <class S>
 DEVICE void fwd_finish(const Attn &p, const AttnWork &w, Softmax<S::MT> &x, const float (&o)[S::MT][S::DP / 8][4],

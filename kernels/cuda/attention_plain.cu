@@ -8,9 +8,9 @@
 
 constexpr int PLAIN_THREADS = 256, EDGE = 16;
 
-template <typename T_, int CHUNKS_> struct Plain { // CHUNKS of 64 columns
+template <typename T_, int CHUNKS_, int TILE_ = CHUNKS_ == 4 ? 16 : 32> struct Plain { // CHUNKS of 64 columns
     typedef T_ T;
-    static constexpr int CHUNKS = CHUNKS_, TILE = CHUNKS == 4 ? 16 : 32, PER = TILE / EDGE;
+    static constexpr int CHUNKS = CHUNKS_, TILE = TILE_, PER = TILE / EDGE;
     static constexpr int LD = 64 * CHUNKS + 4, SCORES = TILE * (TILE + 1), ARRAY = TILE * LD;
 };
 
@@ -84,8 +84,8 @@ template <class P> DEVICE void plain_add(PlainSum<P> &sum, const float *p, int r
     }
 }
 
-// Rows from `first` on, scaled by scale(row of the tile).
-template <class P, class Scale, class At>
+// Rows from `first` on, scaled by scale(row of the tile), as To.
+template <class P, typename To = typename P::T, class Scale, class At>
 DEVICE void plain_store(void *to, const PlainSum<P> &sum, int first, int end, int D, Scale scale, At at)
 {
     const int tx = threadIdx.x % EDGE, ty = threadIdx.x / EDGE;
@@ -98,7 +98,7 @@ DEVICE void plain_store(void *to, const PlainSum<P> &sum, int first, int end, in
 #pragma unroll
         for (int c = 0; c < P::CHUNKS; c++) {
             const int column = 64 * c + 4 * tx;
-            typename P::T *four = (typename P::T *)to + row_at + column;
+            To *four = (To *)to + row_at + column;
             float v[4];
 #pragma unroll
             for (int e = 0; e < 4; e++) v[e] = by * sum.v[i][c][e];
@@ -107,7 +107,7 @@ DEVICE void plain_store(void *to, const PlainSum<P> &sum, int first, int end, in
             else
 #pragma unroll
                 for (int e = 0; e < 4; e++)
-                    if (column + e < D) four[e] = from_f32<typename P::T>(v[e]);
+                    if (column + e < D) four[e] = from_f32<To>(v[e]);
         }
     }
 }
@@ -139,26 +139,32 @@ template <class P> DEVICE void plain_softmax(float *scores, float *rescale, floa
     if (part == 0) rescale[row] = older;
 }
 
-template <class P> __global__ void __launch_bounds__(PLAIN_THREADS, 2) attn_fwd_plain_kernel(const Attn p)
+// Shared memory of a block of the forward pass, in floats
+template <class P> struct PlainForward {
+    static constexpr int FLOATS = 3 * P::ARRAY + P::SCORES + P::TILE;
+    float *q, *k, *v, *scores, *by;
+    DEVICE explicit PlainForward(float *memory)
+        : q(memory), k(q + P::ARRAY), v(k + P::ARRAY), scores(v + P::ARRAY), by(scores + P::SCORES)
+    {
+    }
+};
+
+// Rows from w.first on, over the tiles of keys that have some of `see`. top, sum: of row threadIdx.x / (threads of a row).
+template <class P>
+DEVICE void plain_forward(const Attn &p, const AttnWork &w, AttnRange see, const PlainForward<P> &m, PlainSum<P> &o,
+                          float &top, float &sum)
 {
-    DYN_SMEM(float, q);
-    float *const k = q + P::ARRAY, *const v = k + P::ARRAY, *const scores = v + P::ARRAY,
-                 *const by = scores + P::SCORES;
     const int tx = threadIdx.x % EDGE, ty = threadIdx.x / EDGE;
-    const AttnWork w = attn_work<P::TILE>(p);
-    if (w.first >= w.rows) return;
-    const AttnRange see = attn_keys_of(p, w, w.first, min(w.first + P::TILE, w.rows));
     const AttnKeys keys = {p, w, p.ldkv};
-    PlainSum<P> o;
     plain_clear<P>(o);
-    float top = -INFINITY, sum = 0; // of row threadIdx.x / (threads of a row)
-    plain_load<P>(q, p.q, w.first, w.rows, p.D, AttnRows{p, w, p.ldq});
+    top = -INFINITY, sum = 0;
+    plain_load<P>(m.q, p.q, w.first, w.rows, p.D, AttnRows{p, w, p.ldq});
     for (int key = see.from / P::TILE * P::TILE; key < see.to; key += P::TILE) {
-        plain_load<P>(k, p.k, key, w.k_len, p.D, keys);
-        plain_load<P>(v, p.v, key, w.k_len, p.D, keys);
+        plain_load<P>(m.k, p.k, key, w.k_len, p.D, keys);
+        plain_load<P>(m.v, p.v, key, w.k_len, p.D, keys);
         __syncthreads();
         float dot[P::PER][P::PER];
-        plain_dots<P>(dot, q, k, p.D);
+        plain_dots<P>(dot, m.q, m.k, p.D);
 #pragma unroll
         for (int i = 0; i < P::PER; i++)
 #pragma unroll
@@ -167,28 +173,57 @@ template <class P> __global__ void __launch_bounds__(PLAIN_THREADS, 2) attn_fwd_
                 float s = dot[i][j] * p.scale;
                 if (p.softcap > 0) s = p.softcap * tanhf(s / p.softcap);
                 if (!plain_visible(p, w, w.first + row, key + column)) s = -INFINITY;
-                scores[row * (P::TILE + 1) + column] = s;
+                m.scores[row * (P::TILE + 1) + column] = s;
             }
         __syncthreads();
-        plain_softmax<P>(scores, by, top, sum);
+        plain_softmax<P>(m.scores, m.by, top, sum);
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < P::PER; i++)
 #pragma unroll
             for (int c = 0; c < P::CHUNKS; c++)
 #pragma unroll
-                for (int e = 0; e < 4; e++) o.v[i][c][e] *= by[ty + EDGE * i];
-        plain_add<P>(o, scores, P::TILE + 1, 1, v, p.D);
+                for (int e = 0; e < 4; e++) o.v[i][c][e] *= m.by[ty + EDGE * i];
+        plain_add<P>(o, m.scores, P::TILE + 1, 1, m.v, p.D);
         __syncthreads();
     }
+}
+
+template <class P> __global__ void __launch_bounds__(PLAIN_THREADS, 2) attn_fwd_plain_kernel(const Attn p)
+{
+    DYN_SMEM(float, memory);
+    const PlainForward<P> m(memory);
+    const AttnWork w = attn_work<P::TILE>(p);
+    if (w.first >= w.rows) return;
+    PlainSum<P> o;
+    float top, sum;
+    plain_forward<P>(p, w, attn_keys_of(p, w, w.first, min(w.first + P::TILE, w.rows)), m, o, top, sum);
     const int own = threadIdx.x / (PLAIN_THREADS / P::TILE);
     if (threadIdx.x % (PLAIN_THREADS / P::TILE) == 0) {
-        by[own] = 1 / sum;
+        m.by[own] = 1 / sum;
         if (p.lse && w.first + own < w.rows) p.lse[AttnStats{p, w}(w.first + own)] = top + logf(sum);
     }
     __syncthreads();
     plain_store<P>(
-        p.o, o, w.first, w.rows, p.D, [&](int row) { return by[row]; }, AttnRows{p, w, p.ldo});
+        p.o, o, w.first, w.rows, p.D, [&](int row) { return m.by[row]; }, AttnRows{p, w, p.ldo});
+}
+
+// A unit of a split sequence: the same over its chunk of keys, not divided
+template <class P> __global__ void __launch_bounds__(PLAIN_THREADS, 2) attn_parts_plain_kernel(const Attn p)
+{
+    static_assert(P::TILE == SPLIT_ROWS, "a unit's rows");
+    DYN_SMEM(float, memory);
+    const PlainForward<P> m(memory);
+    const AttnUnit u = attn_unit(p);
+    const AttnRange see = attn_keys_of(p, u.w, u.w.first, u.w.rows), chunk = u.keys();
+    PlainSum<P> o;
+    float top, sum;
+    plain_forward<P>(p, u.w, {max(see.from, chunk.from), min(see.to, chunk.to)}, m, o, top, sum);
+    const int own = threadIdx.x / (PLAIN_THREADS / P::TILE);
+    if (threadIdx.x % (PLAIN_THREADS / P::TILE) == 0 && u.w.first + own < u.w.rows)
+        p.part_stats[u.part(u.w.first + own)] = make_float2(top, sum);
+    plain_store<P, float>(
+        p.part, o, u.w.first, u.w.rows, p.D, [](int) { return 1.0f; }, [&](int row) { return u.part(row) * p.D; });
 }
 
 // ---- backward ----
@@ -277,9 +312,15 @@ template <class P> __global__ void __launch_bounds__(PLAIN_THREADS, 2) attn_dkv_
 // ---- launches ----
 template <class P> static void launch_fwd_plain(const Attn &p, int tiles, cudaStream_t stream)
 {
-    const int smem = (3 * P::ARRAY + P::SCORES + P::TILE) * (int)sizeof(float);
+    const int smem = PlainForward<P>::FLOATS * (int)sizeof(float);
     LAUNCH((attn_fwd_plain_kernel<P>), dim3(tiles * (TABLE_TILE / P::TILE) * p.KV), dim3(PLAIN_THREADS), smem, stream,
            p);
+}
+
+template <class P> static void launch_parts_plain(const Attn &p, int units, cudaStream_t stream)
+{
+    const int smem = PlainForward<P>::FLOATS * (int)sizeof(float);
+    LAUNCH((attn_parts_plain_kernel<P>), dim3(units * p.KV), dim3(PLAIN_THREADS), smem, stream, p);
 }
 
 template <class P>
@@ -301,6 +342,13 @@ template <typename T> void attn_fwd_plain(const Attn &p, int tiles, cudaStream_t
     launch_fwd_plain<Plain<T, 4>>(p, tiles, stream);
 }
 
+template <typename T> void attn_parts_plain(const Attn &p, int units, cudaStream_t stream)
+{
+    if (p.D <= 64) return launch_parts_plain<Plain<T, 1, SPLIT_ROWS>>(p, units, stream);
+    if (p.D <= 128) return launch_parts_plain<Plain<T, 2, SPLIT_ROWS>>(p, units, stream);
+    launch_parts_plain<Plain<T, 4, SPLIT_ROWS>>(p, units, stream);
+}
+
 template <typename T>
 void attn_bwd_plain(const Attn &p, const AttnTile *row_tiles, int rows, const AttnTile *key_tiles, int keys,
                     cudaStream_t stream)
@@ -312,5 +360,7 @@ void attn_bwd_plain(const Attn &p, const AttnTile *row_tiles, int rows, const At
 
 template void attn_fwd_plain<float>(const Attn &, int, cudaStream_t);
 template void attn_fwd_plain<bf16>(const Attn &, int, cudaStream_t);
+template void attn_parts_plain<float>(const Attn &, int, cudaStream_t);
+template void attn_parts_plain<bf16>(const Attn &, int, cudaStream_t);
 template void attn_bwd_plain<float>(const Attn &, const AttnTile *, int, const AttnTile *, int, cudaStream_t);
 template void attn_bwd_plain<bf16>(const Attn &, const AttnTile *, int, const AttnTile *, int, cudaStream_t);

@@ -97,11 +97,13 @@ void cuda_fix_read(float *g, const int64_t *acc, size_t n, cudaStream_t stream);
 // The kernels find their work in a table made from an AttnShape's sequences, S, NH / KV and window; it serves forward and backward
 // of every layer. cuda_attn_table fills host memory of cuda_attn_table_bytes, which the caller copies to the device; the launchers
 // read AttnShape on the host as well. Heads up to 256 columns; q_len * (NH / KV)² < 2^32; scale > 0.
-// bf16 runs on the tensor core when D % 8 == 0 and all rows begin at multiples of 16 bytes.
+// bf16 runs on the tensor core when D % 8 == 0 and all rows begin at multiples of 16 bytes. Forward, a sequence of up to 8 queries
+// that sees more than 128 keys is split over its keys, and only then is there scratch.
 size_t cuda_attn_table_bytes(const AttnShape *a);
 void cuda_attn_table(void *host_table, const AttnShape *a);
+size_t cuda_attn_fwd_scratch(const AttnShape *a);
 void cuda_attn_fwd(DType t, void *o, int64_t ldo, float *lse, const void *q, int64_t ldq, const void *k, const void *v,
-                   int64_t ldkv, const AttnShape *a, const void *table, cudaStream_t stream);
+                   int64_t ldkv, const AttnShape *a, const void *table, void *scratch, cudaStream_t stream);
 // delta: scratch (NH, total queries)
 void cuda_attn_bwd(DType t, void *dq, int64_t lddq, void *dk, void *dv, int64_t lddkv, const void *dout, const void *o,
                    int64_t ldo, const float *lse, const void *q, int64_t ldq, const void *k, const void *v,

@@ -342,7 +342,9 @@ void cuda_op_attn_fwd(Device *d, DType t, void *o, int64_t ldo, float *lse, cons
                       const void *v, int64_t ldkv, const AttnShape *a)
 {
     const void *table = attention_table(d, a);
-    if (table) RUN(attn_fwd, t, o, ldo, lse, q, ldq, k, v, ldkv, a, table);
+    const size_t bytes = cuda_attn_fwd_scratch(a);
+    void *scratch = bytes ? cuda_scratch(d, bytes) : NULL;
+    if (table && (scratch || !bytes)) RUN(attn_fwd, t, o, ldo, lse, q, ldq, k, v, ldkv, a, table, scratch);
 }
 
 void cuda_op_attn_bwd(Device *d, DType t, void *dq, int64_t lddq, void *dk, void *dv, int64_t lddkv, const void *dout,

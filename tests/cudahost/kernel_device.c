@@ -362,7 +362,8 @@ static void attn_fwd(Device *d, DType t, void *o, int64_t ldo, float *lse, const
     IN(q, QUERIES_BYTES(ldq));
     IN(k, KEYS_BYTES(ldkv));
     IN(v, KEYS_BYTES(ldkv));
-    cuda_attn_fwd(t, o_d, ldo, lse_d, q_d, ldq, k_d, v_d, ldkv, a, attn_table(&s, a), NULL);
+    cuda_attn_fwd(t, o_d, ldo, lse_d, q_d, ldq, k_d, v_d, ldkv, a, attn_table(&s, a),
+                  staging_scratch(&s, cuda_attn_fwd_scratch(a)), NULL);
     staging_end(&s);
 }
 

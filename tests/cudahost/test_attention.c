@@ -1,5 +1,5 @@
 // Kernels of kernels/cuda/attention*.cu against the references of the CPU, on shapes drawn at random: sequences of any length with
-// caches and windows, any group, heads of any size. Rows between sequences hold NaN and must be neither read nor written.
+// caches and windows, any group, heads of any size; few queries behind long caches, which are split over the keys. Rows between sequences hold NaN and must be neither read nor written.
 #include "cuda_kernels.h"
 #include "reference.h"
 
@@ -51,6 +51,27 @@ static Case case_at(int i, int work)
     return c;
 }
 
+// Decoding: a few queries, and keys around whole chunks of 128
+static Case case_decoding(int i)
+{
+    static const int sizes[] = {64, 80, 96, 128, 256, 16, 32, 40, 56, 64, 72, 128, 136, 192, 200, 10};
+    static const int groups[] = {1, 2, 3, 4, 5, 7, 8, 16, 17};
+    static const int keys[] = {1, 2, 127, 128, 129, 130, 191, 251, 255, 256, 257, 258, 383, 385, 401, 509};
+    Draw d = {(uint64_t)i, 0};
+    Case c = {.D = sizes[i % (int)COUNT_OF(sizes)], .KV = draw(&d, 1, 2), .S = draw(&d, 1, 3)};
+    c.NH = c.KV * groups[draw(&d, 0, c.D > 96 ? 3 : COUNT_OF(groups) - 1)];
+    if (draw(&d, 0, 3) == 0) c.softcap = (float)draw(&d, 1, 20);
+    if (draw(&d, 0, 2) == 0) c.window = draw(&d, 0, 1) ? draw(&d, 1, 400) : 128 * draw(&d, 1, 3) + draw(&d, -1, 1);
+    for (int s = 0; s < c.S; s++) {
+        c.k_len[s] = draw(&d, 0, 2) ? keys[draw(&d, 0, COUNT_OF(keys) - 1)] : draw(&d, 1, 600);
+        if (s > 0 || c.NH * c.D > 600) c.k_len[s] = 1 + c.k_len[s] % 150; // the others are there to be beside it
+        const int queries = draw(&d, 0, 2) ? 1 : draw(&d, 0, 10);
+        c.q_len[s] = MIN(queries, c.k_len[s]);
+    }
+    c.gap = draw(&d, 0, 2), c.pad = draw(&d, 0, 5) ? 8 * draw(&d, 0, 2) : 2;
+    return c;
+}
+
 // ---- operands -------------------------------------------------------------------------------------------------------
 enum { Q, KV, O, DOUT, DQ, DKV, ARRAYS };
 typedef struct Work {
@@ -62,7 +83,7 @@ typedef struct Work {
     void *array[ARRAYS]; // device; k in front of v
     size_t bytes[ARRAYS];
     float *lse, *delta;
-    void *table;
+    void *table, *scratch;
 } Work;
 
 static bool of_queries(int which)
@@ -118,13 +139,14 @@ static Work *work_new(const Case *c, DType t, int first, int count)
     w->delta = device_empty("delta", DT_F32, (size_t)c->NH * w->TQ);
     w->table = cudahost_alloc(cuda_attn_table_bytes(&w->a), "table");
     cuda_attn_table(w->table, &w->a);
+    w->scratch = cudahost_alloc(cuda_attn_fwd_scratch(&w->a), "scratch");
     return w;
 }
 
 static void work_free(Work *w)
 {
     for (int i = 0; i < ARRAYS; i++) cudahost_free(w->array[i]);
-    cudahost_free(w->lse), cudahost_free(w->delta), cudahost_free(w->table);
+    cudahost_free(w->lse), cudahost_free(w->delta), cudahost_free(w->table), cudahost_free(w->scratch);
     free(w);
 }
 
@@ -136,7 +158,7 @@ static void *v_of(const Work *w, int which)
 static void forward(const Work *w, bool with_lse)
 {
     cuda_attn_fwd(w->t, w->array[O], w->ld[O], with_lse ? w->lse : NULL, w->array[Q], w->ld[Q], w->array[KV],
-                  v_of(w, KV), w->ld[KV], &w->a, w->table, NULL);
+                  v_of(w, KV), w->ld[KV], &w->a, w->table, w->scratch, NULL);
 }
 static void backward(const Work *w)
 {
@@ -263,6 +285,61 @@ static void check_case(const Case *c, DType t, int other_order)
     expect_no_findings(name);
 }
 
+static void check_decoding(int i, DType t)
+{
+    const Case c = case_decoding(i);
+    const char *name = case_name(&c, t);
+    Work *got = work_new(&c, t, 0, c.S), *want = work_new(&c, t, 0, c.S), *again = work_new(&c, t, 0, c.S);
+    forward_reference(want);
+    check_forward(name, got, again, want, 1 + i % 3);
+    work_free(got), work_free(want), work_free(again);
+    expect_no_findings(name);
+}
+
+static void test_decoding_bf16(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 240; i++) check_decoding(i, DT_BF16);
+}
+
+static void test_decoding_f32(void **state)
+{
+    (void)state;
+    for (int i = 240; i < 320; i++) check_decoding(i, DT_F32);
+}
+
+// The last query by itself, split over its keys, against the pass over the whole sequence, which training runs.
+static void test_decoding_is_training(void **state)
+{
+    (void)state;
+    static const Case cases[] = {{1, 4, 2, 64, 0, 0, {300}, {300}, 0, 0},
+                                 {1, 3, 1, 80, 200, 0, {390}, {390}, 0, 0},
+                                 {1, 2, 1, 128, 0, 5, {257}, {257}, 0, 0}};
+    in_order(0);
+    for (size_t i = 0; i < COUNT_OF(cases) * 2; i++) {
+        const DType t = i % 2 ? DT_BF16 : DT_F32;
+        Case one = cases[i / 2];
+        one.q_len[0] = 1;
+        Work *all = work_new(&cases[i / 2], t, 0, 1), *last = work_new(&one, t, 0, 1);
+        const int n = one.NH * one.D, row = one.k_len[0] - 1;
+        const size_t bytes = (size_t)n * dtype_size(t), at = (size_t)row * bytes;
+        memcpy(last->array[Q], (char *)all->array[Q] + at, bytes);
+        assert_true(cuda_attn_fwd_scratch(&last->a) > 0 && cuda_attn_fwd_scratch(&all->a) == 0);
+        forward(all, true), forward(last, true);
+        double error = 0, norm = 0;
+        for (int c = 0; c < n; c++) {
+            const double x = device_get(all->array[O], t, (size_t)(row * n + c)),
+                         g = device_get(last->array[O], t, (size_t)c);
+            error += (g - x) * (g - x), norm += x * x;
+        }
+        if (!(error <= norm * (t == DT_BF16 ? 1e-5 : 1e-11))) fail_msg("%s: %g", case_name(&one, t), error / norm);
+        for (int h = 0; h < one.NH; h++)
+            assert_true(fabsf(last->lse[h] - all->lse[h * all->TQ + row]) <= 1e-5f * fabsf(last->lse[h]));
+        work_free(all), work_free(last);
+    }
+    expect_no_findings("decoding");
+}
+
 static void test_bf16(void **state)
 {
     (void)state;
@@ -285,8 +362,11 @@ static void test_f32(void **state)
 static void test_packing_changes_no_bit(void **state)
 {
     (void)state;
-    const Case c = {3, 6, 2, 40, 0, 0, {45, 3, 131}, {90, 3, 131}, 8, 1};
-    for (int t = DT_F32; t <= DT_BF16; t++) {
+    static const Case cases[] = {{3, 6, 2, 40, 0, 0, {45, 3, 131}, {90, 3, 131}, 8, 1},
+                                 {4, 6, 2, 40, 0, 0, {1, 5, 20, 1}, {300, 131, 140, 257}, 8, 1}};
+    for (int i = 0; i < 4; i++) {
+        const DType t = i % 2 ? DT_BF16 : DT_F32;
+        const Case c = cases[i / 2];
         Work *all = work_new(&c, t, 0, c.S);
         const size_t size = dtype_size(t);
         in_order(0);
@@ -294,10 +374,10 @@ static void test_packing_changes_no_bit(void **state)
         for (int s = 0; s < c.S; s++) {
             Work *alone = work_new(&c, t, s, 1);
             forward(alone, true), backward(alone);
-            for (int i = O; i < ARRAYS; i++) {
-                const int32_t *start = of_queries(i) ? all->q_start : all->k_start;
-                assert_memory_equal(alone->array[i], (char *)all->array[i] + (size_t)(start[s] * all->ld[i]) * size,
-                                    alone->bytes[i]);
+            for (int x = O; x < ARRAYS; x++) {
+                const int32_t *start = of_queries(x) ? all->q_start : all->k_start;
+                assert_memory_equal(alone->array[x], (char *)all->array[x] + (size_t)(start[s] * all->ld[x]) * size,
+                                    alone->bytes[x]);
             }
             work_free(alone);
         }
@@ -375,6 +455,9 @@ static void test_nan_stays_visible(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_decoding_bf16),
+        cmocka_unit_test(test_decoding_f32),
+        cmocka_unit_test(test_decoding_is_training),
         cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_f32),
         cmocka_unit_test(test_packing_changes_no_bit),

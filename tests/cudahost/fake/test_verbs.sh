@@ -32,6 +32,8 @@ both() { # NAME ARGUMENTS...: what it prints goes to $work/NAME.DEVICE
 }
 both greedy generate "$model" --precision f32 --raw --prompt "hello world" --max-new 12
 same "$work/greedy.cuda" "$work/greedy.cpu" "greedy text"
+both long generate "$model" --precision f32 --raw --prompt "$(printf 'hello world %.0s' {1..14})" --max-new 12
+same "$work/long.cuda" "$work/long.cpu" "text behind a long prompt, whose cache is read in chunks"
 both sampled generate "$model" --precision f32 --raw --prompt "some words" --max-new 12 --temperature 1 --seed 3
 same "$work/sampled.cuda" "$work/sampled.cpu" "sampled text"
 [[ $(wc -c <"$work/greedy.cuda") -gt 12 ]] || complain "nothing was generated"
