@@ -166,7 +166,7 @@ static void bench_linear(Bench *b)
     const int N = C, K = C;
     const Packed w = weight(b, N, K), A = weight(b, R, K), B = weight(b, N, R);
     void *x = values(b, t, (size_t)b->T * K, 1), *y = values(b, t, (size_t)b->T * N, 1),
-         *s = values(b, t, (size_t)b->T * R, 1);
+         *s = values(b, t, (size_t)b->T * R, 1), *ds = values(b, t, (size_t)b->T * R, 1);
     float *dw = values(b, DT_F32, (size_t)N * K, 1);
     const LowRank up = {.R = R, .s = s, .lds = R, .w = &B}, down = {.R = R, .s = s, .lds = R, .w = &A};
     const double flops = 2.0 * b->T * N * K;
@@ -177,14 +177,9 @@ static void bench_linear(Bench *b)
            TIME(b, (d->op.lora_s(d, t, s, R, x, K, &A, 2, b->T),
                     d->op.linear_fwd(d, t, y, N, x, K, &w, &up, NULL, NULL, b->T))),
            flops, 0);
-    report(b, "lora_dx",
-           TIME(b, (d->op.lora_ds(d, t, s, R, y, N, &B, 2, b->T),
-                    d->op.linear_dx(d, t, x, K, y, N, &w, &down, false, b->T))),
-           flops, 0);
-    report(b, "lora_gradients",
-           TIME(b, (d->op.linear_dw(d, t, dw, y, N, s, R, N, R, false, b->T),
-                    d->op.linear_dw(d, t, dw, s, R, x, K, R, K, false, b->T))),
-           0, 2.0 * b->T * (N + K));
+    report(b, "lora_dx", TIME(b, d->op.linear_dx(d, t, x, K, y, N, &w, &down, false, b->T)), flops, 0);
+    report(b, "lora_bwd", TIME(b, d->op.lora_bwd(d, t, ds, R, dw, y, N, s, R, &B, 2, false, b->T)), 0, 2.0 * b->T * N);
+    report(b, "lora_da", TIME(b, d->op.linear_dw(d, t, dw, s, R, x, K, R, K, false, b->T)), 0, 2.0 * b->T * K);
     arena_reset(b->arena, mark);
 }
 

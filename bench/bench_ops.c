@@ -1,6 +1,6 @@
 // Speed of every CPU op at the shapes of SmolLM2-135M, as CSV: op,shape,dtype,isa,threads,ms,gflops_or_gbs.
 // ms is the fastest of several runs. Products are given in GFLOP/s, the rest in GB/s of what is read and written once.
-// linear_fwd_1 is one token (decoding), in GB/s of weights; lora_grad is the gradients of A and B.
+// linear_fwd_1 is one token (decoding), in GB/s of weights; lora_da is the gradient of A (linear_dw).
 //   bench_ops [--op PART] [--dtype f32|bf16] [--threads N] [--tokens T] [--ms BUDGET] [--clock wall|cpu]
 // ATTUNE_ISA lowers the instruction set. The clock `cpu` is processor time per thread: on a busy machine, with 1 thread, it
 // shows what an idle one would.
@@ -83,11 +83,11 @@ static double clock_ms(const Bench *b)
 static void bench_linear(const Bench *b, const char *name, int N, int K)
 {
     int T = b->T;
-    double flops = 2.0 * T * N * K, low_rank = 2.0 * T * R * (N + K);
+    double flops = 2.0 * T * N * K;
     const char *shape = tmpf("%s T=%d N=%d K=%d", name, T, N, K);
     Packed w = weight(b, N, K), A = weight(b, R, K), B = weight(b, N, R);
     void *x = values(b->t, (size_t)T * K, 1), *y = values(b->t, (size_t)T * N, 1), *s = values(b->t, (size_t)T * R, 1);
-    void *dx = values(b->t, (size_t)T * K, 1);
+    void *dx = values(b->t, (size_t)T * K, 1), *ds = values(b->t, (size_t)T * R, 1);
     float *dw = values(DT_F32, (size_t)N * K, 1), *source = values(DT_F32, (size_t)N * K, 1);
     LowRank fwd = {R, s, R, &B}, bwd = {R, s, R, &A};
     const OpTable *op = &b->d->op;
@@ -110,17 +110,14 @@ static void bench_linear(const Bench *b, const char *name, int N, int K)
     if (wanted(b, "linear_dw"))
         MEASURE(b, "linear_dw", shape, flops, op->linear_dw(b->d, b->t, dw, y, N, x, K, N, K, true, T));
     if (wanted(b, "lora_s")) MEASURE(b, "lora_s", shape, 2.0 * T * R * K, op->lora_s(b->d, b->t, s, R, x, K, &A, 2, T));
-    if (wanted(b, "lora_ds"))
-        MEASURE(b, "lora_ds", shape, 2.0 * T * R * N, op->lora_ds(b->d, b->t, s, R, y, N, &B, 2, T));
-    if (wanted(b, "lora_grad"))
-        MEASURE(b, "lora_grad", shape, low_rank, {
-            op->linear_dw(b->d, b->t, dw, s, R, x, K, R, K, true, T);
-            op->linear_dw(b->d, b->t, dw, y, N, s, R, N, R, true, T);
-        });
+    if (wanted(b, "lora_bwd"))
+        MEASURE(b, "lora_bwd", shape, 4.0 * T * R * N, op->lora_bwd(b->d, b->t, ds, R, dw, y, N, s, R, &B, 2, true, T));
+    if (wanted(b, "lora_da"))
+        MEASURE(b, "lora_da", shape, 2.0 * T * R * K, op->linear_dw(b->d, b->t, dw, s, R, x, K, R, K, true, T));
     if (wanted(b, "bias_grad"))
         MEASURE(b, "bias_grad", shape, (double)dtype_size(b->t) * T * N,
                 op->bias_grad(b->d, b->t, dw, y, N, N, true, T));
-    void *owned[] = {w.data, A.data, B.data, x, y, s, dx, dw, source};
+    void *owned[] = {w.data, A.data, B.data, x, y, s, dx, ds, dw, source};
     for (size_t i = 0; i < COUNT_OF(owned); i++) free(owned[i]);
 }
 
@@ -316,7 +313,7 @@ static const struct {
     const char *ops; // a group whose operands are made for nothing is skipped
     void (*run)(const Bench *b);
 } groups[] = {
-    {"linear_pack linear_fwd linear_fwd+lora linear_fwd_1 linear_dx linear_dx+lora linear_dw lora_s lora_ds lora_grad "
+    {"linear_pack linear_fwd linear_fwd+lora linear_fwd_1 linear_dx linear_dx+lora linear_dw lora_s lora_bwd lora_da "
      "bias_grad",
      bench_linears},
     {"scale_cols scale_cols_bwd lora_row_squares", bench_doras},

@@ -87,8 +87,9 @@ def make_ops(a, new):
             "linear_dx": lambda: y @ w,
             "linear_dw": lambda: y.T @ x,
             "lora_fwd": lambda: x @ w.T + 2 * (x @ A.T) @ B.T,
-            "lora_dx": lambda: y @ w + 2 * (y @ B) @ A,
-            "lora_gradients": lambda: (y.T @ s, s.T @ x),
+            "lora_dx": lambda: y @ w + s @ A,
+            "lora_bwd": lambda: (2 * (y @ B), y.T @ s),
+            "lora_da": lambda: s.T @ x,
         }
 
     def head():

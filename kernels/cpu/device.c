@@ -128,7 +128,7 @@ static void cpu_imitate(const Device *d, Device *null)
     null->op.linear_dx = linear_dx;
     null->op.linear_dw = linear_dw;
     null->op.lora_s = lora_s;
-    null->op.lora_ds = lora_ds;
+    null->op.lora_bwd = lora_bwd;
     null->op.attn_fwd = attn_fwd;
     null->op.attn_bwd = attn_bwd;
     null->op.head_fwd = head_fwd;

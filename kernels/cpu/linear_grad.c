@@ -1,6 +1,6 @@
 // Gradients of a linear layer's parameters: dw (N,K) (+)= dyᵀ·x and db (N) (+)= column sums of dy, both in
 // f32. The sum over tokens runs in token order for every element. The adapter's dA (R,K) and dB (N,R) are
-// linear_dw too.
+// linear_dw too (dB by way of lora_bwd).
 #include "gemm.h"
 #include "isa_kernels.h"
 #include <string.h>
@@ -100,6 +100,7 @@ static void grad_task(const Grad *g, int n_first, int k_first, char *scratch)
 void linear_dw(Device *d, DType t, float *dw, const void *dy, int64_t lddy, const void *x, int64_t ldx, int N, int K,
                bool accumulate, int T)
 {
+    if (N <= 0 || K <= 0) return;
     if (T <= 0) {
         if (!accumulate && !cpu_only_notes(d, 0, 0)) memset(dw, 0, sizeof *dw * (size_t)N * (size_t)K);
         return;

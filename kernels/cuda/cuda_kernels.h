@@ -123,16 +123,13 @@ void cuda_head_loss(DType t, float *logp, float *lse, float *z, int64_t ldz, con
 void cuda_softcap(float *z, float cap, size_t n, cudaStream_t stream); // z (n) = cap · tanh(z / cap)
 
 // ---- lora.cu ----
-// lora_ds and linear_dw of B in one pass over dy: ds (T,R) = scale · dy·B, db (N,R) f32 (+)= dyᵀ·s; s (T,R), b (N,R) as a plain array.
-// Worth it up to ranks of about 64. scratch: device memory of cuda_lora_bwd_scratch bytes, 16-byte aligned
-size_t cuda_lora_bwd_scratch(DType t, int N, int R, int T);
-void cuda_lora_bwd(DType t, void *ds, int64_t ldds, float *db, const void *dy, int64_t lddy, const void *s, int64_t lds,
+// bf16, ranks up to 32; b (N,R)
+size_t cuda_lora_bwd_scratch(int N, int R, int T);
+void cuda_lora_bwd(void *ds, int64_t ldds, float *db, const void *dy, int64_t lddy, const void *s, int64_t lds,
                    const void *b, float scale, bool accumulate, int N, int R, int T, void *scratch,
                    cudaStream_t stream);
-// da (R,K) f32 (+)= dsᵀ·x
-size_t cuda_lora_da_scratch(DType t, int R, int K, int T);
-void cuda_lora_da(DType t, float *da, const void *ds, int64_t ldds, const void *x, int64_t ldx, bool accumulate, int R,
-                  int K, int T, void *scratch, cudaStream_t stream);
+// Whether it does that at all, and moves less memory than the two products would
+bool cuda_lora_bwd_pays(DType t, int N, int R, int T);
 
 #ifdef __cplusplus
 }

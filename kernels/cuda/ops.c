@@ -146,8 +146,8 @@ void cuda_op_lora_s(Device *d, DType t, void *s, int64_t lds, const void *x, int
                              .alpha = scale});
 }
 
-void cuda_op_lora_ds(Device *d, DType t, void *ds, int64_t ldds, const void *dy, int64_t lddy, const Packed *b,
-                     float scale, int T)
+static void low_rank_products(Device *d, DType t, void *ds, int64_t ldds, float *db, const void *dy, int64_t lddy,
+                              const void *s, int64_t lds, const Packed *b, float scale, bool accumulate, int T)
 {
     cuda_gemm(d, &(CudaGemm){.M = T,
                              .N = b->K,
@@ -161,6 +161,19 @@ void cuda_op_lora_ds(Device *d, DType t, void *ds, int64_t ldds, const void *dy,
                              .out = ds,
                              .ldout = ldds,
                              .alpha = scale});
+    cuda_op_linear_dw(d, t, db, dy, lddy, s, lds, b->N, b->K, accumulate, T);
+}
+
+void cuda_op_lora_bwd(Device *d, DType t, void *ds, int64_t ldds, float *db, const void *dy, int64_t lddy,
+                      const void *s, int64_t lds, const Packed *b, float scale, bool accumulate, int T)
+{
+    const int N = b->N, R = b->K;
+    if (b->t != t || !cuda_lora_bwd_pays(t, N, R, T)) {
+        low_rank_products(d, t, ds, ldds, db, dy, lddy, s, lds, b, scale, accumulate, T);
+        return;
+    }
+    void *scratch = cuda_scratch(d, cuda_lora_bwd_scratch(N, R, T));
+    RUN(lora_bwd, ds, ldds, db, dy, lddy, s, lds, b->data, scale, accumulate, N, R, T, scratch);
 }
 
 // ---- DoRA -----------------------------------------------------------------------------------------------------------

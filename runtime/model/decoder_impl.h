@@ -73,7 +73,7 @@ void linear_forward(Activations *a, const LinearIn *in, void *y, int64_t ldy, co
 int linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, const void *dy,
                     int64_t lddy, GradSet *g);
 // Where a tensor's gradient is to be written: into the GradSet itself (then it adds up), or into a->dw, to be handed over with
-// grad_done.
+// grad_done before the next one begins.
 float *grad_begin(Activations *a, GradSet *g, int slot, bool *accumulate);
 int grad_done(Activations *a, GradSet *g, int slot);
 bool linear_trained(const Param *p, const Param *bias);

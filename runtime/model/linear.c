@@ -115,10 +115,12 @@ static int adapter_backward(Activations *a, const LinearIn *in, const void **dy,
     const Param *p = in->p;
     const Adapter *ad = p->adapter;
     int64_t ld;
+    bool add;
     const void *x = adapter_input(a, in, &ld);
     if (ad->dora) TRY(dora_backward(a, in, x, ld, dy, lddy, g));
-    d->op.lora_ds(d, a->m->t, a->ds, ad->R, *dy, *lddy, &ad->B, ad->scale, a->T);
-    TRY(weight_gradient(a, g, ad->slot_b, *dy, *lddy, in->s, ad->R, p->N, ad->R));
+    float *db = grad_begin(a, g, ad->slot_b, &add);
+    d->op.lora_bwd(d, a->m->t, a->ds, ad->R, db, *dy, *lddy, in->s, ad->R, &ad->B, ad->scale, add, a->T);
+    TRY(grad_done(a, g, ad->slot_b));
     return weight_gradient(a, g, ad->slot_a, a->ds, ad->R, x, ld, ad->R, p->K);
 }
 

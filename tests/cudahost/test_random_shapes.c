@@ -1,5 +1,5 @@
 // Every op that has a kernel, on shapes drawn at random: ragged, primes, one row or column, rows that begin anywhere, operands that are
-// left out or share memory. Against the references. attn_*, head_* and the adapter's gradients: test_attention, test_head, test_lora.
+// left out or share memory. Against the references. attn_*, head_* and lora_bwd: test_attention, test_head, test_lora.
 //
 // An op's case draws its operands from a Shape and calls the op; it runs once with the reference and once with the kernels, draws the
 // same both times, and what it has called `out` is compared.

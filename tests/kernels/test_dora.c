@@ -266,16 +266,17 @@ static void expect_layer_gradients(Device *d)
     size_t N = (size_t)w->N, K = (size_t)w->K, T = (size_t)l.T;
     float *du = xmalloc(sizeof *du * T * N), *ds = xmalloc(sizeof *ds * T * (size_t)w->R);
     float *dx = xmalloc(sizeof *dx * T * K), *dm = xcalloc(N, sizeof *dm), *gain = xmalloc(sizeof *gain * N);
-    float *inv_norm = xmalloc(sizeof *inv_norm * N);
+    float *inv_norm = xmalloc(sizeof *inv_norm * N), *db = xmalloc(sizeof *db * N * (size_t)w->R);
+    float *s = xcalloc(T * (size_t)w->R, sizeof *s);
     LowRank lr = {w->R, ds, w->R, &w->a};
     for (size_t n = 0; n < N; n++) gain[n] = l.m[n] / l.norm[n], inv_norm[n] = 1 / l.norm[n];
     layer_forward(&l);
     d->op.scale_cols_bwd(d, DT_F32, du, w->N, dm, l.g, w->N, l.u, w->N, gain, inv_norm, false, w->N, l.T);
-    d->op.lora_ds(d, DT_F32, ds, w->R, du, w->N, &w->b, w->scale, l.T);
+    d->op.lora_bwd(d, DT_F32, ds, w->R, db, du, w->N, s, w->R, &w->b, w->scale, false, l.T);
     d->op.linear_dx(d, DT_F32, dx, w->K, du, w->N, &w->w, &lr, false, l.T);
     expect_gradient("dm", layer_loss, &l, l.m, N, dm, 0.25f, 1e-4); // the loss is linear in each of them
     expect_gradient("dx", layer_loss, &l, l.x, T * K, dx, 0.25f, 2e-4);
-    FREE(du, ds, dx, dm, gain, inv_norm);
+    FREE(du, ds, dx, dm, gain, inv_norm, db, s);
     free_layer(&l);
 }
 

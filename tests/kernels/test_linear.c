@@ -24,6 +24,7 @@ static const Case cases[] = {
     {"wide", 20, 700, 36, 33, 0},
     {"long sum", 2, 5, 5000, 0, 0},
     {"many tokens", 2100, 10, 12, 3, 0},
+    {"many tokens and columns", 530, 520, 3, 6, 0},
     {"rows on one set of L1", 30, 34, 1000, 3, 1048}, // staged: 4096 or 8192 bytes apart
 };
 
@@ -34,7 +35,7 @@ typedef struct Work {
     int64_t ldx, ldy;
     size_t x_count, y_count; // elements of arrays that end with their last row
     void *x, *y, *residual, *s, *w_rows, *a_rows, *b_rows;
-    float *bias, *dw;
+    float *bias, *dw, *db;
     Packed w, a, b; // (N,K), (R,K), (N,R)
 } Work;
 
@@ -52,6 +53,7 @@ static Work make_work(Device *d, const Case *c, DType t)
     w.b_rows = random_values(t, (size_t)c->N * c->R, 7, 1);
     w.bias = random_values(DT_F32, c->N, 8, 1);
     w.dw = random_values(DT_F32, (size_t)c->N * c->K, 9, 1);
+    w.db = random_values(DT_F32, (size_t)c->N * c->R, 10, 1);
     w.w = pack_values(d, t, w.w_rows, t, c->N, c->K);
     w.a = pack_values(d, t, w.a_rows, t, c->R, c->K);
     w.b = pack_values(d, t, w.b_rows, t, c->N, c->R);
@@ -60,8 +62,8 @@ static Work make_work(Device *d, const Case *c, DType t)
 
 static void free_work(Work *w)
 {
-    void *owned[] = {w->x,      w->y,    w->residual, w->s,      w->w_rows, w->a_rows,
-                     w->b_rows, w->bias, w->dw,       w->w.data, w->a.data, w->b.data};
+    void *owned[] = {w->x,    w->y,  w->residual, w->s,      w->w_rows, w->a_rows, w->b_rows,
+                     w->bias, w->dw, w->db,       w->w.data, w->a.data, w->b.data};
     for (size_t i = 0; i < COUNT_OF(owned); i++) free(owned[i]);
 }
 
@@ -116,11 +118,30 @@ static Result run_lora_s(Device *d, const Work *w, int variant)
     return r;
 }
 
+typedef struct LoraGradients {
+    Result ds, db;
+} LoraGradients;
+
+static LoraGradients run_lora_bwd(Device *d, const Work *w, int variant)
+{
+    LoraGradients r = {result_of(w->t, w->s, (size_t)w->T * w->R), result_of(DT_F32, w->db, (size_t)w->N * w->R)};
+    d->op.lora_bwd(d, w->t, r.ds.data, w->R, r.db.data, w->y, w->ldy, w->s, w->R, &w->b, variant ? 0.25f : 1, variant,
+                   w->T);
+    return r;
+}
+
 static Result run_lora_ds(Device *d, const Work *w, int variant)
 {
-    Result r = result_of(w->t, w->s, (size_t)w->T * w->R);
-    d->op.lora_ds(d, w->t, r.data, w->R, w->y, w->ldy, &w->b, variant ? 0.25f : 1, w->T);
-    return r;
+    LoraGradients r = run_lora_bwd(d, w, variant);
+    free(r.db.data);
+    return r.ds;
+}
+
+static Result run_lora_db(Device *d, const Work *w, int variant)
+{
+    LoraGradients r = run_lora_bwd(d, w, variant);
+    free(r.ds.data);
+    return r.db;
 }
 
 static const struct {
@@ -134,7 +155,8 @@ static const struct {
 #name, run, variants, offsetof(OpTable, name)                                                                  \
     }
     ROW(linear_fwd, run_fwd, 4),      ROW(linear_dx, run_dx, 3),  ROW(linear_dw, run_dw, 2),
-    ROW(bias_grad, run_bias_grad, 2), ROW(lora_s, run_lora_s, 2), ROW(lora_ds, run_lora_ds, 2),
+    ROW(bias_grad, run_bias_grad, 2), ROW(lora_s, run_lora_s, 2), ROW(lora_bwd, run_lora_ds, 2),
+    ROW(lora_bwd, run_lora_db, 2),
 #undef ROW
 };
 
@@ -301,11 +323,10 @@ static LayerGradients layer_backward(const Layer *l)
                         xmalloc(sizeof(float) * (size_t)(l->R * l->K)), xmalloc(sizeof(float) * (size_t)(l->N * l->R))};
     LowRank lr = {l->R, ds, l->R, &a};
     d->op.lora_s(d, DT_F32, s, l->R, l->x, l->K, &a, l->scale, l->T);
-    d->op.lora_ds(d, DT_F32, ds, l->R, l->g, l->N, &b, l->scale, l->T);
+    d->op.lora_bwd(d, DT_F32, ds, l->R, g.b, l->g, l->N, s, l->R, &b, l->scale, false, l->T);
     d->op.linear_dx(d, DT_F32, g.x, l->K, l->g, l->N, &w, &lr, false, l->T);
     d->op.linear_dw(d, DT_F32, g.w, l->g, l->N, l->x, l->K, l->N, l->K, false, l->T);
     d->op.linear_dw(d, DT_F32, g.a, ds, l->R, l->x, l->K, l->R, l->K, false, l->T);
-    d->op.linear_dw(d, DT_F32, g.b, l->g, l->N, s, l->R, l->N, l->R, false, l->T);
     free(s), free(ds), free(w.data), free(a.data), free(b.data);
     return g;
 }

@@ -19,6 +19,10 @@ for n in 1 2 4; do
         same <(values $key "$work/data-$n/metrics.jsonl") <(values $key "$work/data-1/metrics.jsonl") "$key on $n data ranks"
     done
 done
+for n in 1 4; do # in bf16 the adapter's gradients come of one kernel
+    on_host train 0 $n "$work/bf16-$n" device=cuda precision=bf16
+    same "$work/bf16-$n/$adapter" "$work/bf16-1/$adapter" "LoRA in bf16 on $n data ranks"
+done
 ATTUNE_COMM=mpi on_host train 0 2 "$work/mpi" device=cuda
 same "$work/mpi/$adapter" "$work/data-1/$adapter" "without NCCL"
 CUDAHOST_DEVICES=1 ATTUNE_SHARE_GPUS=1 on_host train 0 2 "$work/shared" device=cuda

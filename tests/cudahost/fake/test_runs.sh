@@ -26,6 +26,7 @@ compare full 2e-5 2e-4 model=$golden/llama_untied method=full train.recompute=tr
 # bf16: a sum that is an ulp away is rounded to another number, 2^-8 away, and goes on from there. Losses, means over many such, stay
 # within the unit roundoff of 2^-9 (seen: 9e-4, as far as the CPU's bf16 is from its f32); norms of gradients within 1e-2 (seen: 5e-3).
 compare bf16 2e-3 1e-2 model=$golden/llama precision=bf16
+compare bf16-4 2e-3 1e-2 model=$golden/llama precision=bf16 lora.rank=4 # few enough for the kernel of dS and dB
 compare full-bf16 2e-3 1e-2 model=$golden/llama3 precision=bf16 method=full
 
 for seed in 0 2 3; do # streams and threads in other orders

@@ -98,14 +98,16 @@ static void lora_s(Device *d, DType t, void *S, int64_t lds, const void *x, int6
     END();
 }
 
-static void lora_ds(Device *d, DType t, void *ds, int64_t ldds, const void *dy, int64_t lddy, const Packed *b,
-                    float scale, int T)
+static void lora_bwd(Device *d, DType t, void *ds, int64_t ldds, float *db, const void *dy, int64_t lddy, const void *S,
+                     int64_t lds, const Packed *b, float scale, bool accumulate, int T)
 {
-    BEGIN("lora_ds");
+    BEGIN("lora_bwd");
     Packed B = packed_in(&s, "b", b);
     INOUT(ds, matrix_bytes(t, ldds, b->K, T));
+    INOUT(db, FLOATS((int64_t)b->N * b->K));
     IN(dy, matrix_bytes(t, lddy, b->N, T));
-    cuda->op.lora_ds(cuda, t, ds_d, ldds, dy_d, lddy, &B, scale, T);
+    IN(S, matrix_bytes(t, lds, b->K, T));
+    cuda->op.lora_bwd(cuda, t, ds_d, ldds, db_d, dy_d, lddy, S_d, lds, &B, scale, accumulate, T);
     END();
 }
 
@@ -188,7 +190,7 @@ int kernel_device_open(Device **out, CudahostOrder order, uint64_t seed)
     op->linear_dx = linear_dx;
     op->linear_dw = linear_dw;
     op->lora_s = lora_s;
-    op->lora_ds = lora_ds;
+    op->lora_bwd = lora_bwd;
     op->head_fwd = head_fwd;
     op->head_bwd = head_bwd;
     op->head_fwd_bwd = head_fwd_bwd;
