@@ -22,9 +22,6 @@
 #define KERNEL_MOST_WORK INFINITY
 #define KERNEL_ISAS      "avx512-bf16", "avx2", "generic"
 #endif
-#ifndef KERNEL_BF16_LIMIT
-#define KERNEL_BF16_LIMIT 1e-5
-#endif
 static const char *const kernel_isas[] = {KERNEL_ISAS};
 static const DType kernel_types[] = {DT_F32, DT_BF16};
 
@@ -113,7 +110,7 @@ static inline double nmse(DType t, const void *got, const void *want, size_t n)
 // What rounding alone may cost: results in bf16 (relative 2^-9), or in f32 with sums of a few thousand terms.
 static inline double nmse_limit(DType t)
 {
-    return t == DT_BF16 ? KERNEL_BF16_LIMIT : 1e-11;
+    return t == DT_BF16 ? 1e-5 : 1e-11;
 }
 
 static inline void expect_nmse(const char *what, DType t, const void *got, const void *want, size_t n, double limit)
