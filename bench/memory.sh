@@ -5,7 +5,8 @@
 #   bench/memory.sh
 #
 # Environment: MODEL (default: the first models/*.gguf), ATTUNE (build/attune), MPIEXEC (mpiexec), METHODS ("lora full"),
-# PRECISIONS ("f32 bf16"), CSV (bench/results/memory.csv).
+# PRECISIONS ("f32 bf16"), CSV (bench/results/memory.csv), CHECKPOINTS (0; 1: checkpoints are written beside the steps, which counts
+# too), LAYOUTS (a subset of those below, as "RANKS TENSOR ZERO;...").
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +14,8 @@ attune=${ATTUNE:-build/attune}
 mpiexec=${MPIEXEC:-mpiexec}
 model=${MODEL:-$(find -L models -maxdepth 2 -name '*.gguf' 2>/dev/null | sort | head -n 1)}
 csv=${CSV:-bench/results/memory.csv}
-steps=2
+checkpoints=${CHECKPOINTS:-0}
+steps=$((checkpoints ? 4 : 2))
 
 die() {
     echo "bench/memory.sh: $1" >&2
@@ -39,7 +41,7 @@ cat >"$work/recipe.yaml" <<END
 model: $model
 data: {train: $work/rows.jsonl, format: tokens, max_tokens: 128, shuffle: false}
 train: {steps: $steps, batch: 4, micro_tokens: 128}
-checkpoint: {every: 0}
+checkpoint: {every: $checkpoints}
 END
 
 number() { sed -n "s/.*\"$1\": \([0-9]*\).*/\1/p" "$2" | tail -n 1; }
@@ -61,11 +63,12 @@ row() {
         'BEGIN { printf "%s,%d,%.0f,%.0f,%+.2f\n", row, rank, planned, measured, 100 * (planned - measured) / measured }' | tee -a "$csv"
 }
 
+IFS=';' read -ra layouts <<<"${LAYOUTS:-1 1 0;2 1 0;2 1 1;2 1 2;2 1 3;2 2 0;4 1 0;4 1 1;4 1 2;4 1 3;4 2 0;4 2 1;4 2 2;4 2 3;4 4 0}"
 mkdir -p "$(dirname "$csv")"
 echo "date,commit,machine,method,precision,ranks,tensor,zero,largest_rank,planned_bytes,measured_bytes,difference_percent" >"$csv"
 for method in ${METHODS:-lora full}; do
     for precision in ${PRECISIONS:-f32 bf16}; do
-        for layout in "1 1 0" "2 1 0" "2 1 1" "2 1 2" "2 1 3" "2 2 0" "4 1 0" "4 1 1" "4 1 2" "4 1 3" "4 2 0" "4 2 1" "4 2 2" "4 2 3" "4 4 0"; do
+        for layout in "${layouts[@]}"; do
             # shellcheck disable=SC2086
             row "$method" "$precision" $layout
         done

@@ -16,14 +16,10 @@ static void count_optimizer(const Model *m, Footprint *f)
 // Checkpoints between the steps; the last one's memory is what the steps have given back.
 static size_t saving_bytes(const Trainer *t)
 {
-    enum {
-        WRITER_BYTES = 7 << 20, // HDF5's own, and buffers; measured
-        EXCHANGE_BYTES =
-            12 << 20, // a block of whole rows, and the window through which two ranks exchange what they are made of
-    };
+    enum { WRITER_BYTES = 7 << 20 }; // HDF5's own, and buffers; measured
     const Recipe *r = &t->s.recipe;
     if (!r->checkpoint.every || r->checkpoint.every >= t->total_steps) return 0;
-    return WRITER_BYTES + (t->s.mesh.tensor_size > 1 ? EXCHANGE_BYTES : 0) +
+    return WRITER_BYTES + state_exchange_bytes(t->s.model) +
            (r->checkpoint.async ? state_snapshot_bytes(t->s.model) : 0);
 }
 

@@ -215,6 +215,17 @@ size_t state_snapshot_bytes(const Model *m)
     return bytes;
 }
 
+// A block of whole rows, and the windows in which two ranks show each other what such blocks are made of.
+size_t state_exchange_bytes(const Model *m)
+{
+    Names s = state_tensors(m, true);
+    size_t block = 0;
+    for (int i = 0; i < s.n; i++)
+        if (s.t[i].cols < s.t[i].shape[1]) block = MAX(block, MIN(slab_bytes(&s.t[i]), (size_t)CKPT_BLOCK_BYTES));
+    names_free(&s);
+    return 3 * block;
+}
+
 int state_bytes(const Trainer *t, uint64_t *bytes)
 {
     Names s = state_tensors(t->s.model, true);

@@ -68,5 +68,6 @@ int state_save_due(
 int state_wait(Trainer *t); // for the save under way
 void saver_close(Trainer *t);
 size_t state_snapshot_bytes(const Model *m);        // of this rank
+size_t state_exchange_bytes(const Model *m);        // what saving takes on this rank for columns
 int state_bytes(const Trainer *t, uint64_t *bytes); // of a checkpoint's files; the model may be measured
 int state_resume(Trainer *t, bool *found);

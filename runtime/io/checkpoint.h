@@ -19,6 +19,9 @@ typedef struct CkptMeta {
         *json; // everything that is not a tensor: recipe text, data cursor, seeds, schedule position, versions, digests
 } CkptMeta;
 
+// Slabs that are cut by columns are exchanged for whole rows in blocks of so many bytes (a row at least).
+enum { CKPT_BLOCK_BYTES = 4 << 20 };
+
 char *checkpoint_path(const char *output, int64_t step); // OUTPUT/checkpoints/step-00000100, malloc'ed
 // Collective. The ranks' parts of a tensor must make it up without gaps or overlaps (E_FAILED otherwise); all ranks list the same
 // tensors in the same order. Ends published on all ranks or on none, with the same status on all. Keeps the newest `keep` (0: all) that verify.

@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK_BYTES = 4 << 20 };
-
 typedef struct Slab {
     int64_t row0, rows, col0, cols;
 } Slab;
@@ -76,7 +74,7 @@ static size_t room_for(const CkptRows *x, const CkptTensor *t)
 {
     size_t most = 1;
     for (int i = 0; i < x->n; i++)
-        if (x->exchanged[i]) most = MAX(most, MIN(ckpt_tensor_bytes(&t[i]), (size_t)BLOCK_BYTES));
+        if (x->exchanged[i]) most = MAX(most, MIN(ckpt_tensor_bytes(&t[i]), (size_t)CKPT_BLOCK_BYTES));
     return most;
 }
 
@@ -109,7 +107,7 @@ static bool fits(const CkptRows *x, int i, int64_t width, bool write)
 
 static int64_t rows_of_block(const CkptTensor *t)
 {
-    return MAX((int64_t)(BLOCK_BYTES / ((size_t)t->shape[1] * dtype_size(t->t))), 1);
+    return MAX((int64_t)(CKPT_BLOCK_BYTES / ((size_t)t->shape[1] * dtype_size(t->t))), 1);
 }
 
 // Where a member's run begins, counted from the slab's first row. Of many blocks all are whole: they then often are the leaves that
