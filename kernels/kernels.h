@@ -20,6 +20,7 @@
 #include "dtype.h"
 #include "gelu.h"
 #include "quant.h"
+#include "sample.h"
 
 size_t dtype_size(DType t);
 const char *dtype_name(DType t); // "f32", "bf16", ...

@@ -17,13 +17,14 @@ typedef struct Engine {
     Arena *cache_arena, *step_arena;
     KvCache *cache;
     Activations *act;
-    float *logits; // (slots, V)
     int slots;
     int *slot, *count; // (slots) of the extension
     int32_t *tokens;   // of the extension
     Generation **in;   // (slots) who decodes there; NULL: free
     int32_t *next;     // (slots) its last token, not yet in the cache
     double *started;   // (slots)
+    uint64_t *draw;    // (slots) random bits and
+    int32_t *id;       // token of each sequence of the extension
 } Engine;
 
 static void engine_close(Engine *e)
@@ -32,13 +33,14 @@ static void engine_close(Engine *e)
     activations_close(e->act);
     arena_free(e->cache_arena);
     arena_free(e->step_arena);
-    free(e->logits);
     free(e->slot);
     free(e->count);
     free(e->tokens);
     free(e->in);
     free(e->next);
     free(e->started);
+    free(e->draw);
+    free(e->id);
 }
 
 // Decoding is micro-batches of a prompt, or of a token per slot.
@@ -52,31 +54,34 @@ size_t generate_bytes(const Model *m, int n, int longest, int max_new)
     if ((!n && m->zero < 3) || max_new < 1) return 0;
     const int slots = slots_for(n);
     const size_t logits = (size_t)slots * (size_t)m->cfg.V * sizeof(float);
-    const bool joined = m->mesh && m->mesh->tensor_size > 1; // the ranks' columns arrive beside
+    const bool joined = m->mesh && m->mesh->tensor_size > 1; // on the host: the ranks' columns, then rows
     return kvcache_bytes(m, slots, longest + max_new) + activations_bytes(m, MAX(longest, slots), slots, false, false) +
-           (joined ? 2 * logits : logits);
+           (joined ? 2 * logits : 0);
 }
 
 static int engine_open(Engine *e, Session *s, const GenerateConfig *c, int slots, int longest_prompt)
 {
-    const ModelConfig *m = &s->model->cfg;
     const int capacity = longest_prompt + c->max_new, T = MAX(longest_prompt, slots);
     *e = (Engine){.s = s, .c = c, .slots = slots};
     const size_t n = (size_t)slots;
     if (capacity > s->model->positions)
         return fail(E_INPUT, "generate", "shorten the prompt or lower --max-new",
                     "%d prompt tokens and %d new ones, %d positions", longest_prompt, c->max_new, s->model->positions);
+    if (s->model->cfg.V > SAMPLE_MOST_TOKENS)
+        return fail(E_INPUT, "generate", NULL, "a vocabulary of %d words; tokens are drawn from up to %d",
+                    s->model->cfg.V, SAMPLE_MOST_TOKENS);
     TRY(device_arena(&e->cache_arena, s->dev, "cache", kvcache_bytes(s->model, slots, capacity) + 4096));
     TRY(kvcache_open(&e->cache, s->model, e->cache_arena, slots, capacity));
     TRY(device_arena(&e->step_arena, s->dev, "step", activations_bytes(s->model, T, slots, false, false) + 4096));
     TRY(activations_open(&e->act, s->model, e->step_arena, T, slots, slots, false, false));
-    e->logits = xmalloc(n * (size_t)m->V * sizeof *e->logits);
     e->slot = xcalloc(n, sizeof *e->slot);
     e->count = xcalloc(n, sizeof *e->count);
     e->tokens = xcalloc((size_t)T, sizeof *e->tokens);
     e->in = xcalloc(n, sizeof *e->in);
     e->next = xcalloc(n, sizeof *e->next);
     e->started = xcalloc(n, sizeof *e->started);
+    e->draw = xcalloc(n, sizeof *e->draw);
+    e->id = xcalloc(n, sizeof *e->id);
     return OK;
 }
 
@@ -88,11 +93,10 @@ static bool ends_text(const Session *s, int32_t id)
     return s->tok && id == tokenizer_eos(s->tok);
 }
 
-// Samples the next token of the sequence in `slot`; frees the slot when the sequence is done.
-static int take_token(Engine *e, int slot, float *logits)
+// The next token of the sequence in `slot`; frees the slot when the sequence is done.
+static int take_token(Engine *e, int slot, int32_t id)
 {
     Generation *g = e->in[slot];
-    int32_t id = sample_token(&e->c->sampler, logits, e->s->model->cfg.V, g->sequence, (uint64_t)g->n_out);
     if (id < 0) return fail(E_FAILED, "generate", NULL, "the logits are not finite");
     double now = now_ms();
     if (!g->n_out) g->ttft_ms = now - e->started[slot];
@@ -120,11 +124,18 @@ static int meet(const Session *s, bool own, bool *any)
     return OK;
 }
 
+// Tokens into the cache, and for each of the n sequences its next one.
 static int extend(Engine *e, const int *slot, const int *count, const int32_t *tokens, int n)
 {
+    const SamplerConfig *c = &e->c->sampler;
     bool any;
     TRY(meet(e->s, true, &any));
-    return decoder_extend(e->act, e->cache, slot, count, tokens, n, e->logits);
+    TRY(decoder_extend(e->act, e->cache, slot, count, tokens, n, NULL));
+    for (int i = 0; i < n; i++)
+        e->draw[i] = sampler_draw(c->seed, e->in[slot[i]]->sequence, (uint64_t)e->in[slot[i]]->n_out);
+    TRY(decoder_sample(e->act, e->cache, c, e->draw, e->id));
+    for (int i = 0; i < n; i++) TRY(take_token(e, slot[i], e->id[i]));
+    return OK;
 }
 
 // Until the other ranks are done too.
@@ -144,8 +155,7 @@ static int admit(Engine *e, Generation *g, int slot)
     e->in[slot] = g;
     e->started[slot] = now_ms();
     g->out = xmalloc((size_t)e->c->max_new * sizeof *g->out + 1);
-    TRY(extend(e, &slot, &g->n_prompt, g->prompt, 1));
-    return take_token(e, slot, e->logits);
+    return extend(e, &slot, &g->n_prompt, g->prompt, 1);
 }
 
 static int decode_step(Engine *e)
@@ -159,7 +169,6 @@ static int decode_step(Engine *e)
     }
     if (!n) return 0;
     TRY(extend(e, e->slot, e->count, e->tokens, n));
-    for (int i = 0; i < n; i++) TRY(take_token(e, e->slot[i], e->logits + (size_t)i * (size_t)e->s->model->cfg.V));
     return n;
 }
 

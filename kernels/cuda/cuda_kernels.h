@@ -9,6 +9,7 @@
 #include "dtype.h"
 #include "gelu.h"
 #include "quant.h"
+#include "sample.h"
 #include <cuda_runtime.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -121,6 +122,10 @@ void cuda_head_grad(DType t, float *z, int64_t ldz, const float *weight, const f
 void cuda_head_loss(DType t, float *logp, float *lse, float *z, int64_t ldz, const float *weight, const int32_t *target,
                     float softcap, int V, int rows, cudaStream_t stream);
 void cuda_softcap(float *z, float cap, size_t n, cudaStream_t stream); // z (n) = cap · tanh(z / cap)
+
+// ---- sample.cu ----
+void cuda_sample(int32_t *id, const float *logits, const uint64_t *draw, const SamplerConfig *c, int V, int n,
+                 cudaStream_t stream);
 
 // ---- lora.cu ----
 // bf16, ranks up to 32; b (N,R)

@@ -370,6 +370,14 @@ void cuda_op_attn_bwd(Device *d, DType t, void *dq, int64_t lddq, void *dk, void
         RUN(attn_bwd, t, dq, lddq, dk, dv, lddkv, dout, o, ldo, lse, q, ldq, k, v, ldkv, a, table, delta);
 }
 
+// ---- sampling -------------------------------------------------------------------------------------------------------
+void cuda_op_sample(Device *d, int32_t *id, const float *logits, const uint64_t *draw, const SamplerConfig *c, int V,
+                    int n)
+{
+    ASSERT(V <= SAMPLE_MOST_TOKENS);
+    RUN(sample, id, logits, draw, c, V, n);
+}
+
 // ---- optimizer and gradient sums ------------------------------------------------------------------------------------
 void cuda_op_adamw(Device *d, float *p, float *m, float *v, const float *g, float g_scale, float lr, float beta1,
                    float beta2, float eps, float wd, int64_t step, size_t n)

@@ -8,6 +8,7 @@ struct KvCache {
     int slots, capacity;
     void *rows;                                 // (L, slots, capacity, 2*KV*D)
     float *logits;                              // (slots, V)
+    SampleMemory sample;                        // (slots)
     int *length;                                // (slots) positions filled
     int32_t *q_start, *q_len, *k_start, *k_len; // (slots) of the extension under way
     int32_t *last;                              // (slots) row of each sequence's last token
@@ -23,6 +24,8 @@ int kvcache_open(KvCache **out, Model *m, Arena *run, int slots, int capacity)
     k->rows = arena_alloc(run, (size_t)c->L * (size_t)slots * (size_t)capacity * 2 * (size_t)(m->cut.KV * c->D) *
                                    dtype_size(m->t));
     k->logits = arena_alloc(run, (size_t)slots * (size_t)m->cut.V * sizeof(float));
+    k->sample.draw = arena_alloc(run, (size_t)slots * sizeof *k->sample.draw);
+    k->sample.id = arena_alloc(run, (size_t)slots * sizeof *k->sample.id);
     k->length = xcalloc((size_t)slots, sizeof *k->length);
     int32_t **lists[] = {&k->q_start, &k->q_len, &k->k_start, &k->k_len, &k->last};
     for (size_t i = 0; i < COUNT_OF(lists); i++) *lists[i] = xcalloc((size_t)slots, sizeof(int32_t));
@@ -153,5 +156,11 @@ int decoder_extend(Activations *a, KvCache *k, const int *slot, const int *count
     if (!n) return OK;
     TRY(head_rows(a));
     for (int i = 0; i < n; i++) k->length[slot[i]] += count[i];
-    return decoder_logits(a, k->logits, logits);
+    shard_logits(a, k->logits);
+    return logits ? join_logits(a, k->logits, logits) : OK;
+}
+
+int decoder_sample(Activations *a, KvCache *k, const SamplerConfig *s, const uint64_t *draw, int32_t *id)
+{
+    return sample_logits(a, k->logits, s, &k->sample, draw, id);
 }

@@ -106,7 +106,16 @@ int stream_scatter(Activations *a, void *x, const void *full); // and this rank'
 int block_output(Activations *a, const LinearIn *in, void *y, const void *residual);
 // ---- head.c
 int head_rows(Activations *a); // the trained rows of the last layer's output through the final norm
-int decoder_logits(Activations *a, float *device_logits, float *logits); // of those rows, (M,V) host
+// The logits of those rows: this rank's columns, (M, its V) on the device; and the whole vocabulary's, (M,V) on the host
+void shard_logits(Activations *a, float *shard);
+int join_logits(Activations *a, const float *shard, float *logits);
+// A token from each; draw, id: (M) host, as decoder_sample's
+typedef struct SampleMemory { // device, (M) each
+    uint64_t *draw;
+    int32_t *id;
+} SampleMemory;
+int sample_logits(Activations *a, const float *shard, const SamplerConfig *s, const SampleMemory *memory,
+                  const uint64_t *draw, int32_t *id);
 // ---- zero.c: with ZeRO 3, the weights of a layer: asked for early, needed now. Ranks ask in the same order.
 int zero_ask(Model *m, int layer);
 int zero_need(Model *m, int layer);

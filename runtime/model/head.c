@@ -163,7 +163,7 @@ int decoder_head_backward(Activations *a, const float *weight, GradSet *g)
 
 // ---- generation -----------------------------------------------------------------------------------------------------
 // The ranks' columns of the logits, one block (M,V_r) behind the other, put in rows.
-static int join_logits(Activations *a, float *blocks, float *logits)
+static int join_columns(Activations *a, float *blocks, float *logits)
 {
     const Mesh *mesh = a->m->mesh;
     const ModelConfig *c = &a->m->cfg;
@@ -185,16 +185,44 @@ static int join_logits(Activations *a, float *blocks, float *logits)
     return status;
 }
 
-int decoder_logits(Activations *a, float *device_logits, float *logits)
+void shard_logits(Activations *a, float *shard)
+{
+    Device *d = a->m->dev;
+    d->op.head_logits(d, a->m->t, shard, a->hn, &model_head(a->m)->packed, a->m->cfg.final_softcap, a->M);
+}
+
+int join_logits(Activations *a, const float *shard, float *logits)
 {
     Device *d = a->m->dev;
     const TpCut *t = &a->m->cut;
     const size_t M = (size_t)a->M;
-    d->op.head_logits(d, a->m->t, device_logits, a->hn, &model_head(a->m)->packed, a->m->cfg.final_softcap, a->M);
-    if (!cut(a)) return d->download(d, logits, device_logits, M * (size_t)t->V * sizeof *logits);
+    if (!cut(a)) return d->download(d, logits, shard, M * (size_t)t->V * sizeof *logits);
     float *blocks = xmalloc(M * (size_t)a->m->cfg.V * sizeof *blocks);
-    int status = d->download(d, blocks + M * (size_t)t->v0, device_logits, M * (size_t)t->V * sizeof *blocks);
-    if (status == OK) status = join_logits(a, blocks, logits);
+    int status = d->download(d, blocks + M * (size_t)t->v0, shard, M * (size_t)t->V * sizeof *blocks);
+    if (status == OK) status = join_columns(a, blocks, logits);
     free(blocks);
     return status;
+}
+
+// On the host: only there are the rows whole.
+static int sample_joined(Activations *a, const float *shard, const SamplerConfig *s, const uint64_t *draw, int32_t *id)
+{
+    const size_t V = (size_t)a->m->cfg.V;
+    float *logits = xmalloc((size_t)a->M * V * sizeof *logits);
+    const int status = join_logits(a, shard, logits);
+    for (int i = 0; i < a->M && status == OK; i++)
+        id[i] = sample_row(s, logits + (size_t)i * V, (int)V, s->temperature > 0 ? draw[i] : 0);
+    free(logits);
+    return status;
+}
+
+int sample_logits(Activations *a, const float *shard, const SamplerConfig *s, const SampleMemory *memory,
+                  const uint64_t *draw, int32_t *id)
+{
+    Device *d = a->m->dev;
+    const size_t M = (size_t)a->M;
+    if (cut(a)) return sample_joined(a, shard, s, draw, id);
+    if (s->temperature > 0) TRY(d->upload(d, memory->draw, draw, M * sizeof *draw));
+    d->op.sample(d, memory->id, shard, memory->draw, s, a->m->cfg.V, a->M);
+    return d->download(d, id, memory->id, M * sizeof *id);
 }

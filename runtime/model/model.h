@@ -189,8 +189,12 @@ size_t kvcache_bytes(const Model *m, int slots, int capacity);
 int kvcache_open(KvCache **out, Model *m, Arena *run, int slots, int capacity);
 void kvcache_close(KvCache *c);
 // Appends, for each of n sequences, count[i] tokens to cache slot slot[i] (positions follow on) and gives the logits after
-// each sequence's last token: logits (n,V), host. tokens: concatenated. n = 0: only takes part in the exchange of parameters.
+// each sequence's last token: logits (n,V), host; NULL: they stay where they are, for decoder_sample. tokens: concatenated. n = 0: only
+// takes part in the exchange of parameters.
 int decoder_extend(Activations *a, KvCache *c, const int *slot, const int *count, const int32_t *tokens, int n,
                    float *logits);
+// id (n): a token after each sequence of the last extension; -1: its logits are not finite. draw (n): random bits of each, not read without
+// a temperature; both host. Collective over tensor ranks, which get the same.
+int decoder_sample(Activations *a, KvCache *c, const SamplerConfig *s, const uint64_t *draw, int32_t *id);
 int kvcache_length(const KvCache *c, int slot);
 void kvcache_clear(KvCache *c, int slot);

@@ -387,6 +387,18 @@ static void attn_bwd(Device *d, DType t, void *dq, int64_t lddq, void *dk, void 
     staging_end(&s);
 }
 
+// ---- sampling ----
+static void sample(Device *d, int32_t *id, const float *logits, const uint64_t *draw, const SamplerConfig *c, int V,
+                   int n)
+{
+    BEGIN("sample");
+    INOUT(id, rows_bytes(DT_I32, 1, n));
+    IN(logits, FLOATS((int64_t)V * n));
+    IN(draw, rows_bytes(DT_I64, 1, n));
+    cuda_sample(id_d, logits_d, draw_d, c, V, n, NULL);
+    staging_end(&s);
+}
+
 // ---- optimizer and gradient sums ----
 static void adamw(Device *d, float *p, float *m, float *v, const float *g, float g_scale, float lr, float beta1,
                   float beta2, float eps, float wd, int64_t step, size_t n)
@@ -482,6 +494,7 @@ int kernel_device_open(Device **out, CudahostOrder order, uint64_t seed)
                          .convert = convert,
                          .attn_fwd = attn_fwd,
                          .attn_bwd = attn_bwd,
+                         .sample = sample,
                          .adamw = adamw,
                          .row_squares = row_squares,
                          .fix_add = fix_add,

@@ -345,6 +345,30 @@ static void convert(Shape *s)
     s->d->op.convert(s->d, out(s, to, n, 0), to, src, from, n);
 }
 
+static double draw_fraction(Shape *s)
+{
+    return (double)draw(s, 0, 1 << 20) / (1 << 20);
+}
+
+static void sample(Shape *s)
+{
+    const int V = chance(s, 50) ? draw(s, 50000, 50400) : chance(s, 5) ? draw(s, 1000, 5000) : draw_size(s, 300);
+    const int n = draw(s, 1, V > 5000 ? 1 : 4), steps = chance(s, 3) ? draw(s, 1, 9) : 0;
+    SamplerConfig c = {.temperature = chance(s, 6) ? 0 : 0.01 + 2 * draw_fraction(s), .top_p = 1};
+    if (chance(s, 2)) c.top_k = chance(s, 4) ? 1 : draw(s, 1, 2 * V);
+    if (chance(s, 2)) c.top_p = chance(s, 4) ? 0.1 * draw_fraction(s) : draw_fraction(s);
+    int32_t *id = out(s, DT_I32, (size_t)n, 0);
+    float *z = array(s, DT_F32, (size_t)n * (size_t)V, (float)(1 << draw(s, 0, 5)));
+    uint64_t *bits = array(s, DT_I64, (size_t)n, 1);
+    for (int i = 0; i < n * V; i++) {
+        if (steps) z[i] = rintf(z[i] * (float)steps) / (float)steps;
+        if (steps == 3 && i % 5) z[i] = -INFINITY;
+    }
+    if (chance(s, 12)) z[draw(s, 0, n * V - 1)] = chance(s, 2) ? NAN : INFINITY;
+    for (int i = 0; i < n; i++) bits[i] = hash64(&i, sizeof i, s->seed);
+    s->d->op.sample(s->d, id, z, bits, &c, V, n);
+}
+
 static void adamw(Shape *s)
 {
     const size_t n = elements(s);
@@ -428,6 +452,7 @@ static const struct {
     {"scatter_rows", scatter_rows},
     {"dropout", dropout},
     {"convert", convert},
+    {"sample", sample},
     {"adamw", adamw},
     {"row_squares", row_squares},
     {"fix_add", fix_add},

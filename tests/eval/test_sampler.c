@@ -1,4 +1,4 @@
-// runtime/eval/sampler.c: greedy, filters, frequencies against probabilities, independence of batching.
+// runtime/eval/sampler.c and the rule of kernels/sample.h: greedy, filters, frequencies against probabilities, independence of batching.
 #include "eval/sampler.h"
 #include <math.h>
 #include <setjmp.h>
@@ -11,11 +11,7 @@ static const float logits6[V] = {0.5f, 2.0f, -1.0f, 2.0f, 1.0f, -30.0f};
 
 static int32_t sample(SamplerConfig c, const float *logits, int n, uint64_t sequence, uint64_t position)
 {
-    float *copy = xmalloc((size_t)n * sizeof *copy);
-    memcpy(copy, logits, (size_t)n * sizeof *copy);
-    int32_t id = sample_token(&c, copy, n, sequence, position);
-    free(copy);
-    return id;
+    return sample_row(&c, logits, n, sampler_draw(c.seed, sequence, position));
 }
 
 static void greedy(void **state)

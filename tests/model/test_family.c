@@ -379,9 +379,13 @@ static void test_generate(void **state)
             }
             check(decoder_extend(w.a, cache, slot, count, prompt, 2, logits));
             for (size_t k = 0; k < 24; k++) {
+                const SamplerConfig greedy = {.top_p = 1};
+                int32_t drawn[2];
+                check(decoder_sample(w.a, cache, &greedy, NULL, drawn));
                 for (size_t i = 0; i < 2; i++) {
                     json_t *want = json_object_get(json_array_get(golden, i), "continuation");
                     next[i] = best(logits + i * 320, 320);
+                    assert_int_equal(next[i], drawn[i]);
                     assert_int_equal(next[i], json_integer_value(json_array_get(want, k)));
                 }
                 check(decoder_extend(w.a, cache, slot, (int[]){1, 1}, next, 2, logits));

@@ -194,6 +194,14 @@ inline long max(long a, long b)
 {
     return a > b ? a : b;
 }
+inline unsigned long long min(unsigned long long a, unsigned long long b)
+{
+    return a < b ? a : b;
+}
+inline unsigned long long max(unsigned long long a, unsigned long long b)
+{
+    return a > b ? a : b;
+}
 inline float min(float a, float b)
 {
     return fminf(a, b);

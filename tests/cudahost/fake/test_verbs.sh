@@ -36,11 +36,28 @@ both long generate "$model" --precision f32 --raw --prompt "$(printf 'hello worl
 same "$work/long.cuda" "$work/long.cpu" "text behind a long prompt, whose cache is read in chunks"
 both sampled generate "$model" --precision f32 --raw --prompt "some words" --max-new 12 --temperature 1 --seed 3
 same "$work/sampled.cuda" "$work/sampled.cpu" "sampled text"
+both filtered generate "$model" --precision f32 --raw --prompt "some words" --max-new 12 --temperature 1.5 --top-k 90 --top-p 0.95 --seed 4
+same "$work/filtered.cuda" "$work/filtered.cpu" "text drawn through filters"
 [[ $(wc -c <"$work/greedy.cuda") -gt 12 ]] || complain "nothing was generated"
 for device in cpu cuda; do
     on_host run 0 2 score $golden/llama --precision f32 --device $device --data $golden/llama/tokens.jsonl --out "$work/scores.$device"
 done
 near <(numbers "$work/scores.cuda") <(numbers "$work/scores.cpu") 1e-5 "scores"
+
+# tensor ranks hold columns of the logits each
+for text in a b c; do echo "{\"prompt\": \"hello $text\", \"completion\": \"some words\"}"; done >"$work/text.jsonl"
+cat >"$work/text.yaml" <<END
+model: $model
+precision: f32
+data: {train: $work/text.jsonl, test: $work/text.jsonl}
+eval: {metrics: [rouge], max_new: 12}
+output: $work/text
+END
+run 0 0 eval "$work/text.yaml" device=cpu
+grep '"output"' "$work/text/eval.json" >"$work/text.cpu"
+on_host run 0 2 eval "$work/text.yaml" device=cuda parallel.tensor=2
+grep '"output"' "$work/text/eval.json" >"$work/text.cuda"
+same "$work/text.cuda" "$work/text.cpu" "text of tensor ranks"
 
 on_host train 0 2 "$work/run" device=auto
 says 'run  .* \(cuda, '
