@@ -100,25 +100,24 @@ static int longest_waiter(const WatchRank *ranks, int size, const WatchLimits *l
 }
 
 // Who is missing from a collective may itself wait in another one: the blame goes on to those who are missing there, up to
-// ranks that wait for nobody. A chain that is longer than there are ranks is a ring.
+// ranks that wait for nobody. A chain that is longer than there are ranks is a ring, of which the one that has waited longest is named.
 static bool judge_waiting(const WatchRank *ranks, int size, double at_ms, const WatchLimits *limits, Verdict *out)
 {
-    const WatchGroup *g = NULL;
-    int waiter = longest_waiter(ranks, size, limits, &g);
+    const WatchGroup *longest = NULL;
+    const int waiter = longest_waiter(ranks, size, limits, &longest);
     if (waiter < 0) return false;
     for (int r = 0; r < size; r++)
         if (ranks[r].watched && at_ms - ranks[r].heard_ms > limits->fresh_ms) return false; // its next beat may tell
+    const WatchGroup *g = longest;
     for (int links = 0; links <= size; links++) {
         const WatchGroup *next = NULL;
         for (int r = 0; r < size; r++) {
             if (!is_missing(&ranks[r], g)) continue;
             const WatchGroup *his = stands_in(&ranks[r].beat);
-            if (!his) {
+            if (!his)
                 blame(out, r);
-            } else if (!next) {
+            else if (!next)
                 next = his;
-                waiter = r;
-            }
         }
         if (out->n) {
             snprintf(out->what, sizeof out->what, "in no collective for %d s",
@@ -132,8 +131,8 @@ static bool judge_waiting(const WatchRank *ranks, int size, double at_ms, const 
     }
     blame(out, waiter);
     snprintf(out->what, sizeof out->what,
-             "waits in %s for %d s, and so do the others, for each other or for their network", g->what,
-             g->waiting_ms / 1000);
+             "waits in %s for %d s, and so do the others, for each other or for their network", longest->what,
+             longest->waiting_ms / 1000);
     out->hint = "ranks that differ in their input or recipe may do different things";
     return true;
 }

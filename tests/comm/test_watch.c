@@ -145,6 +145,15 @@ static void test_queues(void **state)
     assert_true(judge(r, 2, &v));
     assert_int_equal(v.n, 1);
     assert_non_null(strstr(v.what, "for each other"));
+
+    // Who came later is not named.
+    for (int late = 0; late < 2; late++) {
+        group(&r[0], WORLD)->waiting_ms = late == 0 ? 1000 : 2000 * 1000;
+        group(&r[1], QUEUE)->waiting_ms = late == 1 ? 1000 : 2000 * 1000;
+        assert_true(judge(r, 2, &v));
+        assert_int_equal(v.rank[0], 1 - late);
+        assert_non_null(strstr(v.what, "for 2000 s, and so do the others"));
+    }
     free(r);
 }
 
