@@ -188,7 +188,7 @@ static void forward_split(AttnKind kind, Attn p, const AttnTableSize &n, void *s
         attn_parts_plain<bf16>(p, n.units, stream);
     else
         attn_parts_plain<float>(p, n.units, stream);
-    const float rate = kind == MMA && !(p.softcap > 0) ? p.scale * LOG2_E : kind == MMA ? 1 : LOG2_E;
+    const float rate = kind != MMA ? LOG2_E : p.softcap > 0 ? 1 : p.scale * LOG2_E;
     if (kind == PLAIN_F32)
         attn_merge<float>(p, n.splits, n.most_rows, rate, wide, stream);
     else

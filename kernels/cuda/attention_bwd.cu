@@ -73,16 +73,7 @@ DEVICE void dq_scores(const Attn &p, const RowStats<S::MT> &x, float (&s)[S::MT]
 {
     const bool capped = p.softcap > 0;
     if (capped) cap_scores_and_slopes(p, s, dp, [&](int m, int, int e) { return x.delta[m][e / 2]; });
-    if (view == PARTLY)
-#pragma unroll
-        for (int m = 0; m < S::MT; m++)
-#pragma unroll
-            for (int n = 0; n < S::KEYS / 8; n++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    const int at = key + 8 * n + lane % 4 * 2 + e % 2, last = x.last[m][e / 2];
-                    if (at > last || at <= last - p.window) s[m][n][e] = -INFINITY;
-                }
+    if (view == PARTLY) hide_keys<S>(p, x.last, s, key, lane);
     probabilities(
         score_rate(p), s, dp, [&](int m, int, int e) { return x.lse[m][e / 2]; },
         [&](int m, int, int e) { return capped ? 0 : x.delta[m][e / 2]; });
