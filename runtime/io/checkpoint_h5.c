@@ -82,6 +82,20 @@ size_t ckpt_tensor_bytes(const CkptTensor *t)
     return (size_t)t->shape[0] * (size_t)t->shape[1] * dtype_size(t->t);
 }
 
+int64_t ckpt_rows_within(const CkptTensor *t, size_t bytes)
+{
+    return MAX((int64_t)(bytes / ((size_t)t->cols * dtype_size(t->t))), 1);
+}
+
+CkptTensor ckpt_piece(const CkptTensor *t, int64_t from, int64_t most)
+{
+    CkptTensor piece = *t;
+    piece.row0 += from;
+    piece.rows = MIN(most, t->rows - from);
+    piece.data = (char *)t->data + (size_t)from * (size_t)t->cols * dtype_size(t->t);
+    return piece;
+}
+
 // {n, 1} is a vector: one dimension in the file.
 hid_t ckpt_file_space(const CkptTensor *t)
 {
@@ -91,17 +105,16 @@ hid_t ckpt_file_space(const CkptTensor *t)
 
 int ckpt_write(hid_t set, const CkptTensor *t)
 {
-    size_t row_bytes = (size_t)t->cols * dtype_size(t->t);
-    int64_t step = MAX((int64_t)(slab_limit / row_bytes), 1);
+    const int64_t step = ckpt_rows_within(t, slab_limit);
     hid_t type = ckpt_h5_type(t->t), in_file = H5Dget_space(set);
     int status = OK;
     for (int64_t row = 0; row < t->rows && status == OK; row += step) {
-        hsize_t start[2] = {(hsize_t)(t->row0 + row), (hsize_t)t->col0};
-        hsize_t count[2] = {(hsize_t)MIN(step, t->rows - row), (hsize_t)t->cols};
-        char *data = (char *)t->data + (size_t)row * row_bytes;
+        const CkptTensor piece = ckpt_piece(t, row, step);
+        hsize_t start[2] = {(hsize_t)piece.row0, (hsize_t)piece.col0};
+        hsize_t count[2] = {(hsize_t)piece.rows, (hsize_t)piece.cols};
         hid_t in_memory = H5Screate_simple(t->shape[1] == 1 ? 1 : 2, count, NULL);
         herr_t rc = H5Sselect_hyperslab(in_file, H5S_SELECT_SET, start, NULL, count, NULL);
-        if (rc >= 0) rc = H5Dwrite(set, type, in_memory, in_file, H5P_DEFAULT, data);
+        if (rc >= 0) rc = H5Dwrite(set, type, in_memory, in_file, H5P_DEFAULT, piece.data);
         if (rc < 0) status = ckpt_h5_fail(t->name, "cannot write");
         H5Sclose(in_memory);
     }

@@ -15,7 +15,9 @@ int ckpt_h5_fail(const char *path, const char *what); // right after the call th
 hid_t ckpt_h5_type(DType t);                          // the caller closes it; the same in memory and in the file
 hid_t ckpt_file_space(const CkptTensor *t);           // {n, 1} is a vector: one dimension in the file
 size_t ckpt_tensor_bytes(const CkptTensor *t);
-hid_t ckpt_plain_access(void);                                                   // this process alone, without locks
+int64_t ckpt_rows_within(const CkptTensor *t, size_t bytes);            // of its part, at least one
+CkptTensor ckpt_piece(const CkptTensor *t, int64_t from, int64_t most); // rows of its part, from its row `from` on
+hid_t ckpt_plain_access(void);                                          // this process alone, without locks
 int ckpt_open_file(const char *path, unsigned flags, hid_t access, hid_t *file); // takes over the access list
 // Writes this rank's part, in slabs of whole rows, independently of other ranks.
 int ckpt_write(hid_t set, const CkptTensor *t);

@@ -107,16 +107,9 @@ static int check_fit(const CkptReader *r, const CkptTensor *t, int n)
 static void add_pieces(CkptTensor **list, int *n, const CkptTensor *t)
 {
     enum { PIECE_BYTES = 16 * MANIFEST_LEAF_BYTES };
-    const size_t row = (size_t)t->cols * dtype_size(t->t);
-    const int64_t step = MAX((int64_t)(PIECE_BYTES / row), 1), pieces = (t->rows + step - 1) / step;
+    const int64_t step = ckpt_rows_within(t, PIECE_BYTES), pieces = (t->rows + step - 1) / step;
     *list = xrealloc(*list, sizeof **list * (size_t)(*n + pieces));
-    for (int64_t done = 0; done < t->rows; done += step) {
-        CkptTensor *piece = &(*list)[(*n)++];
-        *piece = *t;
-        piece->row0 += done;
-        piece->rows = MIN(step, t->rows - done);
-        piece->data = (char *)t->data + (size_t)done * row;
-    }
+    for (int64_t done = 0; done < t->rows; done += step) (*list)[(*n)++] = ckpt_piece(t, done, step);
 }
 
 // Two threads read, each the next piece: the disk has something to do while what it brought is digested, and the system reads ahead
@@ -174,7 +167,6 @@ static int read_own(CkptReader *r, const CkptRows *rows, const CkptTensor *t, in
 {
     CkptTensor *list = NULL;
     int pieces = 0;
-    TRY(check_fit(r, t, n));
     for (int i = 0; i < n; i++)
         if (t[i].rows && !ckpt_rows_has(rows, i)) add_pieces(&list, &pieces, &t[i]);
     int status = read_by_two(r, &(Pieces){.list = list, .n = pieces});
@@ -200,7 +192,8 @@ int checkpoint_load(Comm *c, const char *dir, const CkptTensor *t, int n)
 {
     CkptReader *r;
     TRY(open_together(c, dir, &r));
-    int status = read_tensors(c, r, t, n);
+    int status = comm_agree(c, check_fit(r, t, n));
+    if (status == OK) status = read_tensors(c, r, t, n);
     checkpoint_close(r);
     return status;
 }

@@ -283,14 +283,10 @@ static int write_rows(void *ctx, const CkptTensor *t)
 static int write_slab(Part *p, const CkptTensor *t)
 {
     enum { PIECE = 1 << 20 };
-    const size_t row = (size_t)t->cols * dtype_size(t->t);
-    const int64_t step = MAX((int64_t)(PIECE / row), 1);
+    const int64_t step = ckpt_rows_within(t, PIECE);
     int status = OK;
     for (int64_t done = 0; done < t->rows && status == OK; done += step) {
-        CkptTensor piece = *t;
-        piece.row0 += done;
-        piece.rows = MIN(step, t->rows - done);
-        piece.data = (char *)t->data + (size_t)done * row;
+        const CkptTensor piece = ckpt_piece(t, done, step);
         status = write_rows(p, &piece);
     }
     return status;
