@@ -103,6 +103,7 @@ static void print_counts(const Dataset *d, const Recipe *r)
     print_count("duplicates", s.duplicates, s.line_duplicate, "equal to an earlier row, kept");
     print_count("note", s.straddling, s.line_straddling,
                 "rows have a token that begins in the prompt and ends in the answer; it is not trained");
+    print_count("note", s.untrained, s.line_untrained, "rows are one token long and train nothing");
     print_count("warning", s.endless, s.line_endless,
                 "rows have an answer that no end-of-turn token follows: the model would not learn to stop");
     print_count("error", s.double_bos, s.line_double_bos, "rows begin with two bos tokens");
@@ -182,7 +183,7 @@ static int show_file(Session *s, const char *key, const char *path, int show)
     const Recipe *r = &s->recipe;
     Dataset *d = NULL;
     int status;
-    TRY_DONE(session_dataset(s, &d, path, key, false));
+    TRY_DONE(session_dataset(s, &d, path, key, ROWS_TRAINED));
     bool all = streq(r->objective, "pretrain") || streq(r->data.loss_on, "all");
     printf("%s: %s (%s, loss on %s)\n", key, path, dataset_format(d), all ? "all" : "completion");
     print_counts(d, r);

@@ -25,8 +25,8 @@ typedef struct Row {
     int32_t *ids;   // (n)
     uint8_t *train; // (n): 1 when the token's log-probability counts (token 0 never does)
     int n;
-    int prompt;   // tokens before the first trained one
-    int trained;  // number of trained ones
+    int prompt;   // tokens before the first trained one; n when there is none
+    int trained;  // number of trained ones; 0 only where the row's use allows it (see dataset_open)
     int64_t line; // 1-based line in the file
 } Row;
 
@@ -34,10 +34,11 @@ typedef struct RowStats {
     int64_t rows, dropped_long, cut_long, duplicates; // rows kept; rows longer than max_tokens; exact duplicates (kept)
     int64_t tokens, trained_tokens, longest;
     // Worth a look (see `attune data`): rows that begin with two bos; rows with a trained turn that no end-of-turn token
-    // follows; rows with a token that begins in the prompt and ends in the completion (it is not trained)
-    int64_t double_bos, endless, straddling;
+    // follows; rows with a token that begins in the prompt and ends in the completion (it is not trained); rows that train
+    // nothing, such as a lone id
+    int64_t double_bos, endless, straddling, untrained;
     // 1-based line of the first row counted in the field of that name, 0 when there is none
-    int64_t line_dropped, line_cut, line_duplicate, line_double_bos, line_endless, line_straddling;
+    int64_t line_dropped, line_cut, line_duplicate, line_double_bos, line_endless, line_straddling, line_untrained;
 } RowStats;
 
 typedef struct DataConfig {
@@ -57,7 +58,8 @@ typedef struct DataConfig {
 
 typedef struct Dataset Dataset;
 // Reads, validates and tokenizes the whole file. E_INPUT names FILE:LINE: not JSON, no role, null or empty content, unknown
-// format, non-UTF-8, trains zero tokens, template raised. tok may be NULL for "tokens" rows only.
+// format, non-UTF-8, template raised, and, unless for scoring or generation, a row or a file that trains zero tokens ("tokens"
+// rows may be one id long, not all of them). tok may be NULL for "tokens" rows only.
 int dataset_open(Dataset **out, const DataConfig *c, const Tokenizer *tok);
 void dataset_close(Dataset *d);
 int64_t dataset_rows(const Dataset *d);

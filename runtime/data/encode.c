@@ -154,7 +154,7 @@ int example_encode(const Encoder *e, const Example *x, Encoded *out, const char 
     cut_row(e, out);
     if (!ids->n) return fail(E_INPUT, place, "remove the line", "no tokens");
     TRY(check_ids(e, ids, place));
-    // Ready ids are taken as they come: a lone id trains nothing and is carried along, so that lines keep their numbers.
+    // Ready ids are taken as they come: a lone id trains nothing and is carried along, so that rows stay the file's lines.
     if (prompt_only || e->scoring || x->kind == EXAMPLE_IDS || out->flags & ROW_LONG ||
         memchr(out->train, 1, (size_t)ids->n))
         return OK;

@@ -212,6 +212,13 @@ static int refuse_empty(const Dataset *d)
                 d->encoder.max_tokens);
 }
 
+static int refuse_untrained(const Dataset *d)
+{
+    if (d->stats.trained_tokens || d->encoder.scoring || d->encoder.prompt_only) return OK;
+    return fail(E_INPUT, d->path, "a row's first token is never trained: give rows of two tokens or more",
+                "trains zero tokens");
+}
+
 static uint64_t place_rows(Dataset *d, uint64_t *digests)
 {
     size_t at = 0;
@@ -225,6 +232,7 @@ static uint64_t place_rows(Dataset *d, uint64_t *digests)
         const uint8_t *first = n ? memchr(r->train, 1, n) : NULL;
         r->prompt = first ? (int)(first - r->train) : r->n;
         for (size_t t = 0; t < n; t++) r->trained += r->train[t];
+        if (!r->trained) count(&s->untrained, &s->line_untrained, r->line);
         s->trained_tokens += r->trained;
         s->longest = MAX(s->longest, r->n);
         digests[i] = hash64(r->ids, n * sizeof *r->ids, hash64(r->train, n, 0));
@@ -299,6 +307,7 @@ int dataset_open(Dataset **out, const DataConfig *c, const Tokenizer *tok)
     d->digest = place_rows(d, digests);
     count_duplicates(d, digests);
     free(digests);
+    TRY_DONE(refuse_untrained(d));
     report_long(d);
     *out = d;
     d = NULL;

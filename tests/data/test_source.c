@@ -189,6 +189,7 @@ static const BadCase bad_cases[] = {
     {"{\"text\": 5}", 1, "\"text\" is not a string"},
     {"{\"tokens\": 5}", 1, "not a list of ids"},
     {"{\"tokens\": []}", 1, "no tokens"},
+    {"{\"tokens\": [5]}\n{\"tokens\": [6]}", 0, "trains zero tokens"},
     {"{\"tokens\": [1, 2]}\n{\"tokens\": [1, -1]}", 2, "token 1 is -1"},
     {"{\"tokens\": [1, 400]}", 1, "the model has ids 0 to 399"},
     {"{\"tokens\": [1, 2.0]}", 1, "token 1 is not an integer"},
@@ -336,6 +337,24 @@ static void long_conversations(void **state)
     assert_int_equal(dataset_row(d, 1)->n, 100);
     dataset_close(d);
     buf_free(&lines);
+}
+
+// A lone id is a row that trains nothing: kept, counted, and refused only where no row trains anything.
+static void lone_ids(void **state)
+{
+    (void)state;
+    const char *lines = "{\"tokens\": [5]}\n{\"tokens\": [5, 6]}\n{\"tokens\": [7]}\n";
+    DataConfig c = {.max_tokens = 8};
+    Dataset *d = test_dataset(lines, &c);
+    RowStats s = dataset_stats(d);
+    assert_true(s.rows == 3 && s.trained_tokens == 1 && s.untrained == 2 && s.line_untrained == 1);
+    const Row *r = dataset_row(d, 0);
+    assert_true(r->n == 1 && r->prompt == 1 && !r->trained && !r->train[0]);
+    dataset_close(d);
+    c.scoring = true;
+    d = test_dataset("{\"tokens\": [5]}\n", &c);
+    assert_int_equal(dataset_stats(d).untrained, 1);
+    dataset_close(d);
 }
 
 static void findings(void **state)
@@ -537,6 +556,7 @@ int main(void)
         cmocka_unit_test(line_endings),
         cmocka_unit_test(long_rows),
         cmocka_unit_test(long_conversations),
+        cmocka_unit_test(lone_ids),
         cmocka_unit_test(findings),
         cmocka_unit_test(prompts),
         cmocka_unit_test(lines_read_back),

@@ -23,11 +23,17 @@ static const char template[] = "{% for m in messages %}<|s|>{{ m.role }}\n{{ m.c
 static void check(const Dataset *d)
 {
     RowStats s = dataset_stats(d);
-    int64_t tokens = 0, trained = 0;
-    ASSERT(s.rows > 0 && s.rows == dataset_rows(d));
+    int64_t tokens = 0, trained = 0, untrained = 0;
+    bool ready_ids = !strcmp(dataset_format(d), "tokens");
+    ASSERT(s.rows > 0 && s.rows == dataset_rows(d) && s.trained_tokens > 0);
     for (int64_t i = 0; i < s.rows; i++) {
         const Row *r = dataset_row(d, i);
-        ASSERT(r->n > 0 && r->n <= 64 && !r->train[0] && r->prompt > 0 && r->prompt < r->n && r->train[r->prompt]);
+        ASSERT(r->n > 0 && r->n <= 64 && !r->train[0] && r->prompt > 0);
+        if (r->trained)
+            ASSERT(r->prompt < r->n && r->train[r->prompt]);
+        else
+            ASSERT(ready_ids && r->n == 1 && r->prompt == 1);
+        untrained += !r->trained;
         for (int t = 0; t < r->n; t++) {
             ASSERT(r->ids[t] >= 0);
             trained += r->train[t];
@@ -38,7 +44,7 @@ static void check(const Dataset *d)
         int n;
         if (dataset_prompt(d, i, &ids, &n, &reference) < 0) error_clear();
     }
-    ASSERT(tokens == s.tokens && trained == s.trained_tokens);
+    ASSERT(tokens == s.tokens && trained == s.trained_tokens && untrained == s.untrained);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
