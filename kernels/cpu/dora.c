@@ -5,8 +5,10 @@
 //   scale_cols        y = gain ⊙ u [+ bias] [+ residual]                              4 to 6 bytes per element (bf16)
 //   scale_cols_bwd    du = gain ⊙ dy      dm (+)= (1/norm) ⊙ Σ_t dy ⊙ u                6 bytes per element (bf16)
 //   lora_row_squares  norm², over the columns at hand: a rank of several has a part   2·N·K·R FLOPs, once per step
+//   dora_gain         gain and 1 / norm from norm²                                    16 to 20 bytes per row, once per step
 #include "gemm.h"
 #include "isa_kernels.h"
+#include <math.h>
 #include <string.h>
 
 // ---- references -----------------------------------------------------------------------------------------------------
@@ -58,6 +60,18 @@ void lora_row_squares_ref(Device *d, DType t, float *out, const Packed *w, const
             squares += v * v;
         }
         out[n] = (float)squares;
+    }
+}
+
+void dora_gain_ref(Device *d, float *gain, float *inv_norm, float *gain_less, float *magnitude, bool fresh, int N)
+{
+    (void)d;
+    for (int n = 0; n < N; n++) {
+        const float norm = sqrtf(inv_norm[n]);
+        if (fresh) magnitude[n] = norm;
+        gain[n] = norm > 0 ? magnitude[n] / norm : 0; // a row of zeros stays one
+        inv_norm[n] = norm > 0 ? 1 / norm : 0;
+        if (gain_less) gain_less[n] = gain[n] - 1;
     }
 }
 
@@ -155,4 +169,10 @@ void lora_row_squares(Device *d, DType t, float *out, const Packed *w, const Pac
 #pragma omp for schedule(static)
         for (int n = 0; n < panel_count(w->N); n++) panel_squares(&p, out, n, wide);
     }
+}
+
+// ---- gains: few numbers, each by itself ------------------------------------------------------------------------------
+void dora_gain(Device *d, float *gain, float *inv_norm, float *gain_less, float *magnitude, bool fresh, int N)
+{
+    dora_gain_ref(d, gain, inv_norm, gain_less, magnitude, fresh, N);
 }

@@ -82,6 +82,8 @@ void cuda_scale_cols_bwd(DType t, void *du, int64_t lddu, float *dm, const void 
 size_t cuda_lora_row_squares_scratch(int N, int K);
 void cuda_lora_row_squares(float *out, DType w_t, const void *w, DType a_t, const void *a, DType b_t, const void *b,
                            float scale, int N, int K, int R, void *scratch, cudaStream_t stream);
+void cuda_dora_gain(float *gain, float *inv_norm, float *gain_less, float *magnitude, bool fresh, int N,
+                    cudaStream_t stream);
 
 // ---- optim.cu ----
 void cuda_adamw(float *p, float *m, float *v, const float *g, float g_scale, float lr, float beta1, float beta2,

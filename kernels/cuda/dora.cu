@@ -1,4 +1,5 @@
-// dora: columns of a matrix times a vector, and the squares of the rows of W + scale·B·A; formulas stand in cpu/dora.c.
+// dora: columns of a matrix times a vector, the squares of the rows of W + scale·B·A, and the gains that follow from them; formulas
+// stand in cpu/dora.c.
 #include "columns.cuh"
 
 // ---- columns times a vector ----
@@ -213,4 +214,27 @@ void cuda_lora_row_squares(float *out, DType w_t, const void *w, DType a_t, cons
     if (N == 0) return;
     if (K) BY_TYPE(w_t, launch_squares, partial, w, s, stream);
     sum_partials(out, partial, squares_cuts(N, K), N, NULL, false, stream);
+}
+
+// ---- gains ----
+__global__ void __launch_bounds__(ROW_THREADS)
+    dora_gain(float *__restrict__ gain, float *__restrict__ inv_norm, float *__restrict__ gain_less,
+              float *__restrict__ magnitude, bool fresh, size_t rows)
+{
+    const size_t n = flat_item();
+    if (n >= rows) return;
+    const float norm = __fsqrt_rn(inv_norm[n]), m = fresh ? norm : magnitude[n];
+    const float g = norm > 0 ? __fdiv_rn(m, norm) : 0;
+    if (fresh) magnitude[n] = m;
+    gain[n] = g;
+    inv_norm[n] = norm > 0 ? __frcp_rn(norm) : 0;
+    if (gain_less) gain_less[n] = g - 1;
+}
+
+void cuda_dora_gain(float *gain, float *inv_norm, float *gain_less, float *magnitude, bool fresh, int N,
+                    cudaStream_t stream)
+{
+    if (N)
+        LAUNCH(dora_gain, flat_blocks((size_t)N, 1), ROW_THREADS, 0, stream, gain, inv_norm, gain_less, magnitude,
+               fresh, (size_t)N);
 }

@@ -199,6 +199,11 @@ void cuda_op_lora_row_squares(Device *d, DType t, float *out, const Packed *w, c
     RUN(lora_row_squares, out, w->t, w->data, a->t, a->data, b->t, b->data, scale, w->N, w->K, a->N, scratch);
 }
 
+void cuda_op_dora_gain(Device *d, float *gain, float *inv_norm, float *gain_less, float *magnitude, bool fresh, int N)
+{
+    RUN(dora_gain, gain, inv_norm, gain_less, magnitude, fresh, N);
+}
+
 // ---- embedding, norms, rotary, activations --------------------------------------------------------------------------
 void cuda_op_embed_fwd(Device *d, DType t, void *x, const Packed *table, const int32_t *tokens, float scale, int T)
 {

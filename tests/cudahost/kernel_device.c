@@ -121,6 +121,17 @@ static void lora_row_squares(Device *d, DType t, float *out, const Packed *w, co
     staging_end(&s);
 }
 
+static void dora_gain(Device *d, float *gain, float *inv_norm, float *gain_less, float *magnitude, bool fresh, int N)
+{
+    BEGIN("dora_gain");
+    INOUT(gain, FLOATS(N));
+    INOUT(inv_norm, FLOATS(N));
+    INOUT(gain_less, FLOATS(N));
+    INOUT(magnitude, FLOATS(N));
+    cuda_dora_gain(gain_d, inv_norm_d, gain_less_d, magnitude_d, fresh, N, NULL);
+    staging_end(&s);
+}
+
 // ---- elementwise ----
 static void embed_fwd(Device *d, DType t, void *x, const Packed *table, const int32_t *tokens, float scale, int T)
 {
@@ -475,6 +486,7 @@ int kernel_device_open(Device **out, CudahostOrder order, uint64_t seed)
                          .scale_cols = scale_cols,
                          .scale_cols_bwd = scale_cols_bwd,
                          .lora_row_squares = lora_row_squares,
+                         .dora_gain = dora_gain,
                          .embed_fwd = embed_fwd,
                          .embed_bwd = embed_bwd,
                          .rmsnorm_fwd = rmsnorm_fwd,

@@ -180,6 +180,14 @@ static void lora_row_squares(Shape *s)
     s->d->op.lora_row_squares(s->d, s->t, out(s, DT_F32, (size_t)N, 1), &w, &a, &b, 0.5f);
 }
 
+static void dora_gain(Shape *s)
+{
+    const size_t N = (size_t)s->rows;
+    float *inv_norm = out(s, DT_F32, N, 1), *gain = out(s, DT_F32, N, 1), *less = out(s, DT_F32, N, 1);
+    for (size_t i = 0; i < N; i++) inv_norm[i] = chance(s, 9) ? 0 : fabsf(inv_norm[i]);
+    s->d->op.dora_gain(s->d, gain, inv_norm, chance(s, 2) ? less : NULL, out(s, DT_F32, N, 1), chance(s, 3), s->rows);
+}
+
 static void embed_fwd(Shape *s)
 {
     const int V = draw_size(s, 40), T = s->rows;
@@ -435,6 +443,7 @@ static const struct {
     {"scale_cols", scale_cols},
     {"scale_cols_bwd", scale_cols_bwd},
     {"lora_row_squares", lora_row_squares},
+    {"dora_gain", dora_gain},
     {"embed_fwd", embed_fwd},
     {"embed_bwd", embed_bwd},
     {"rmsnorm_fwd", rmsnorm_fwd},

@@ -184,6 +184,65 @@ static void row_squares_equal_the_formula(void **state)
     }
 }
 
+// ---- dora_gain ------------------------------------------------------------------------------------------------------
+typedef struct Gains {
+    float *gain, *inv_norm, *less, *magnitude;
+} Gains;
+
+// Squares from denormal to huge ones, every fifth row one of zeros
+static Gains run_gain(Device *d, int N, bool fresh, bool less)
+{
+    Gains g = {xcalloc((size_t)N, 4), xcalloc((size_t)N, 4), less ? xcalloc((size_t)N, 4) : NULL,
+               random_values(DT_F32, (size_t)N, 1, 3)};
+    for (int n = 0; n < N; n++)
+        g.inv_norm[n] = n % 5 == 4 ? 0 : ldexpf(2 + random_at(2, (uint64_t)n, 1), n % 5 ? n % 7 : n * 37 % 270 - 145);
+    d->op.dora_gain(d, g.gain, g.inv_norm, g.less, g.magnitude, fresh, N);
+    return g;
+}
+
+static void gains_are_the_same_bits(void **state)
+{
+    (void)state;
+    static const int rows[] = {1, 3, 32, 255, 256, 257, 1536};
+    Device *ref = open_threads("cpu-ref", 1);
+    for (size_t i = 0; i < COUNT_OF(kernel_isas); i++) {
+        Device *tuned = open_isa(kernel_isas[i], 2);
+        for (size_t k = 0; tuned && k < COUNT_OF(rows) * 4; k++) {
+            const size_t bytes = sizeof(float) * (size_t)rows[k / 4];
+            const Gains got = run_gain(tuned, rows[k / 4], k & 1, k & 2),
+                        want = run_gain(ref, rows[k / 4], k & 1, k & 2);
+            expect_same_bits("gain", got.gain, want.gain, bytes);
+            expect_same_bits("inv_norm", got.inv_norm, want.inv_norm, bytes);
+            expect_same_bits("magnitude", got.magnitude, want.magnitude, bytes);
+            if (got.less) expect_same_bits("gain_less", got.less, want.less, bytes);
+            FREE(got.gain, got.inv_norm, got.less, got.magnitude);
+            FREE(want.gain, want.inv_norm, want.less, want.magnitude);
+        }
+        device_close(tuned);
+    }
+    device_close(ref);
+}
+
+static void gains_by_hand(void **state)
+{
+    (void)state;
+    static const char *const devices[] = {"cpu-ref", "cpu"};
+    for (size_t i = 0; i < COUNT_OF(devices); i++) {
+        Device *d = open_threads(devices[i], 1);
+        float gain[3], inv_norm[3] = {16, 0.25f, 0}, less[3], magnitude[3] = {2, 3, 5};
+        d->op.dora_gain(d, gain, inv_norm, less, magnitude, false, 3);
+        assert_true(gain[0] == 0.5f && gain[1] == 6 && gain[2] == 0);
+        assert_true(inv_norm[0] == 0.25f && inv_norm[1] == 2 && inv_norm[2] == 0);
+        assert_true(less[0] == -0.5f && less[1] == 5 && less[2] == -1);
+        assert_true(magnitude[0] == 2 && magnitude[1] == 3 && magnitude[2] == 5);
+        float fresh_inv[3] = {16, 0.25f, 0};
+        d->op.dora_gain(d, gain, fresh_inv, NULL, magnitude, true, 3);
+        assert_true(magnitude[0] == 4 && magnitude[1] == 0.5f && magnitude[2] == 0);
+        assert_true(gain[0] == 1 && gain[1] == 1 && gain[2] == 0);
+        device_close(d);
+    }
+}
+
 // ---- a layer --------------------------------------------------------------------------------------------------------
 // loss = Σ g · y, y = (m / |W'|) ⊙ x·W'ᵀ + bias, as a layer of the model runs it; |W'| is given: it is no part of the gradient.
 typedef struct Layer {
@@ -322,8 +381,12 @@ static void threads_change_no_bit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(scale_cols_equals_reference),   cmocka_unit_test(scale_cols_by_hand),
-        cmocka_unit_test(row_squares_equal_the_formula), cmocka_unit_test(layers),
+        cmocka_unit_test(scale_cols_equals_reference),
+        cmocka_unit_test(scale_cols_by_hand),
+        cmocka_unit_test(row_squares_equal_the_formula),
+        cmocka_unit_test(gains_are_the_same_bits),
+        cmocka_unit_test(gains_by_hand),
+        cmocka_unit_test(layers),
         cmocka_unit_test(threads_change_no_bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -37,6 +37,7 @@ layout() { # NAME RANKS TOLERANCE_OF_LOSSES TOLERANCE_OF_GRADIENTS OVERRIDES...
     near <(values grad_norm "$work/cuda-$name/metrics.jsonl") <(values grad_norm "$work/cpu-$name/metrics.jsonl") "$of_norm" "$name: grad_norm"
 }
 layout lora-2x2 4 1e-4 1e-4 parallel.tensor=2
+layout dora-2 2 1e-4 1e-4 lora.variant=dora parallel.tensor=2 # norms, of which each rank has a part
 layout full-zero3 2 1e-4 1e-4 method=full parallel.zero=3
 layout full-2x2 4 1e-4 1e-4 method=full parallel.tensor=2 parallel.zero=3 parallel.sequence=true
 layout plain 4 1e-4 1e-4 method=full deterministic=false parallel.tensor=2 parallel.zero=2
