@@ -3,7 +3,7 @@
 //   ledger [PTXAS_LOG...]
 //
 // Gates: no finding, no spills and no stack in any kernel, sectors at most 1.1 times and wavefronts at most 1.05 times the ideal, bytes moved at most what
-// kernels.def says; exceptions stand there with their reasons.
+// kernels.def says.
 //
 // The bound is the largest of: tensor FLOPs / peak, bytes moved / memory bandwidth, sectors requested / (64 bytes per cycle and SM, the way to
 // L2), wavefronts of shared memory / (one per cycle and SM), exp2 / (16 per cycle and SM). It says what limits a perfect schedule, not what
@@ -273,7 +273,6 @@ static void end(Op *op)
 #define EXP2(f)    .exp2 = (f)
 #define MOVED(f)   .moved_limit = (f)
 #define CALL(...)  __VA_ARGS__
-#define ALLOW(...)
 #define OP(op_name, shape_text, constants, bytes, tensor, exp2, moved, known_text, call)                               \
     static void run_##op_name(Op *op)                                                                                  \
     {                                                                                                                  \
@@ -284,37 +283,12 @@ static void end(Op *op)
     }
 #include "kernels.def"
 #undef OP
-#undef ALLOW
 
 static void (*const runs[])(Op *op) = {
-#define ALLOW(...)
 #define OP(op_name, ...) run_##op_name,
 #include "kernels.def"
 #undef OP
-#undef ALLOW
 };
-
-static const struct {
-    const char *kernel, *measure;
-    double limit;
-} allowances[] = {
-#define OP(...)
-#define ALLOW(kernel, measure, limit, reason) {#kernel, #measure, limit},
-#include "kernels.def"
-#undef OP
-#undef ALLOW
-    {"", "", 0},
-};
-
-static double limit_of(const Kernel *k, const char *measure, double otherwise)
-{
-    const size_t n = strcspn(k->name, "<");
-    for (size_t i = 0; i < COUNT_OF(allowances); i++)
-        if (strlen(allowances[i].kernel) == n && !strncmp(allowances[i].kernel, k->name, n) &&
-            streq(allowances[i].measure, measure))
-            return allowances[i].limit;
-    return otherwise;
-}
 
 // ---- tables ----
 static double ratio(double a, double b)
@@ -333,9 +307,8 @@ static int resident(const Resources *r, const CudahostLaunch *l, const Machine *
     return blocks;
 }
 
-static void check_limit(const Kernel *k, const char *measure, double value, double otherwise)
+static void check_limit(const Kernel *k, const char *measure, double value, double limit)
 {
-    const double limit = limit_of(k, measure, otherwise);
     if (value > limit + 1e-9) breach("%s (%s): %s %.3g, limit %.3g", k->name, k->op, measure, value, limit);
 }
 

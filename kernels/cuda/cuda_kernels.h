@@ -39,7 +39,7 @@ void cuda_convert_rows(void *dst, DType dst_t, int64_t ld_dst, const void *src, 
                        int64_t width, int64_t rows, cudaStream_t stream);
 
 // ---- quant.cu ----
-// src: blocks side by side, at an even address; it may be pinned memory of the host
+// src: blocks side by side, at an even address; it may be pinned memory of the host. dst: aligned to two elements
 void cuda_dequantize(void *dst, DType dst_t, const void *src, Quant format, size_t blocks, cudaStream_t stream);
 
 // ---- activation.cu ----

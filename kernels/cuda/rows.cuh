@@ -36,11 +36,15 @@ template <int N, typename T> DEVICE void load_few(T (&v)[N], const T *p)
         }
     }
 }
-template <int N, typename T> DEVICE void store_few(T *p, const T (&v)[N])
+template <int N, typename T> DEVICE void store_few(T *p, const T (&v)[N]) // or to 4 bytes
 {
     if constexpr (N == 1)
         *p = v[0];
-    else if constexpr (N * sizeof(T) == 8) {
+    else if constexpr (N * sizeof(T) == 4) {
+        uint32_t u;
+        memcpy(&u, v, sizeof u);
+        *reinterpret_cast<uint32_t *>(p) = u;
+    } else if constexpr (N * sizeof(T) == 8) {
         uint2 u;
         memcpy(&u, v, sizeof u);
         *reinterpret_cast<uint2 *>(p) = u;
