@@ -120,13 +120,14 @@ static void bench_rows(Bench *b)
     void *gu = values(b, t, 2 * (size_t)b->T * F, 1), *a = values(b, t, (size_t)b->T * F, 1);
     float *angle = values(b, DT_F32, (size_t)b->T * D / 2, 1);
     int32_t *pos = numbers(b, b->T, 0);
-    report(b, "rmsnorm_fwd", TIME(b, d->op.rmsnorm_fwd(d, t, y, rstd, x, w, 0, 1e-5f, C, b->T)), 0, 2 * bytes);
-    report(b, "rmsnorm_bwd", TIME(b, d->op.rmsnorm_bwd(d, t, dx, NULL, y, x, rstd, w, 0, true, C, b->T)), 0, 4 * bytes);
-    report(b, "rmsnorm_bwd_dw", TIME(b, d->op.rmsnorm_bwd(d, t, dx, dw, y, x, rstd, w, 0, true, C, b->T)), 0,
+    report(b, "rmsnorm_fwd", TIME(b, d->op.rmsnorm_fwd(d, t, y, C, rstd, x, w, 0, 1e-5f, C, b->T)), 0, 2 * bytes);
+    report(b, "rmsnorm_bwd", TIME(b, d->op.rmsnorm_bwd(d, t, dx, C, NULL, y, x, rstd, w, 0, true, C, b->T)), 0,
+           4 * bytes);
+    report(b, "rmsnorm_bwd_dw", TIME(b, d->op.rmsnorm_bwd(d, t, dx, C, dw, y, x, rstd, w, 0, true, C, b->T)), 0,
            4 * bytes);
     report(b, "rope", TIME(b, d->op.rope(d, t, x, C, angle, angle, pos, NH, D, D, false, b->T)), 0, 2 * bytes);
-    report(b, "swiglu_fwd", TIME(b, d->op.swiglu_fwd(d, t, a, gu, F, b->T)), 0, 3.0 * b->T * F * e);
-    report(b, "swiglu_bwd", TIME(b, d->op.swiglu_bwd(d, t, gu, NULL, a, gu, F, b->T)), 0, 5.0 * b->T * F * e);
+    report(b, "swiglu_fwd", TIME(b, d->op.swiglu_fwd(d, t, a, F, gu, 2 * F, F, b->T)), 0, 3.0 * b->T * F * e);
+    report(b, "swiglu_bwd", TIME(b, d->op.swiglu_bwd(d, t, gu, NULL, 0, a, gu, 2 * F, F, b->T)), 0, 5.0 * b->T * F * e);
     arena_reset(b->arena, mark);
 }
 

@@ -207,13 +207,14 @@ static void bench_norm_and_rope(const Bench *b)
     for (size_t i = 0; i < T; i++) pos[i] = (int32_t)(i % POSITIONS);
     const OpTable *op = &b->d->op;
     if (wanted(b, "rmsnorm_fwd"))
-        MEASURE(b, "rmsnorm_fwd", shape, 2.0 * size * n, op->rmsnorm_fwd(b->d, b->t, y, rstd, x, w, 0, 1e-5f, C, b->T));
+        MEASURE(b, "rmsnorm_fwd", shape, 2.0 * size * n,
+                op->rmsnorm_fwd(b->d, b->t, y, C, rstd, x, w, 0, 1e-5f, C, b->T));
     if (wanted(b, "rmsnorm_bwd"))
         MEASURE(b, "rmsnorm_bwd", shape, 4.0 * size * n,
-                op->rmsnorm_bwd(b->d, b->t, dx, NULL, y, x, rstd, w, 0, true, C, b->T));
+                op->rmsnorm_bwd(b->d, b->t, dx, C, NULL, y, x, rstd, w, 0, true, C, b->T));
     if (wanted(b, "rmsnorm_bwd+dw"))
         MEASURE(b, "rmsnorm_bwd+dw", shape, 4.0 * size * n,
-                op->rmsnorm_bwd(b->d, b->t, dx, dw, y, x, rstd, w, 0, true, C, b->T));
+                op->rmsnorm_bwd(b->d, b->t, dx, C, dw, y, x, rstd, w, 0, true, C, b->T));
     if (wanted(b, "rope"))
         MEASURE(b, "rope", tmpf("T=%d heads=%d", b->T, HEADS), 2.0 * size * T * HEADS * D,
                 op->rope(b->d, b->t, heads, HEADS * D, angles, angles, pos, HEADS, D, D, false, b->T));
@@ -231,9 +232,9 @@ static void bench_swiglu(const Bench *b)
     void *gu = values(b->t, 2 * n, 4), *dgu = values(b->t, 2 * n, 1), *a = values(b->t, n, 1), *da = values(b->t, n, 1);
     const OpTable *op = &b->d->op;
     if (wanted(b, "swiglu_fwd"))
-        MEASURE(b, "swiglu_fwd", shape, 3.0 * size * n, op->swiglu_fwd(b->d, b->t, a, gu, F, b->T));
+        MEASURE(b, "swiglu_fwd", shape, 3.0 * size * n, op->swiglu_fwd(b->d, b->t, a, F, gu, 2 * F, F, b->T));
     if (wanted(b, "swiglu_bwd"))
-        MEASURE(b, "swiglu_bwd", shape, 7.0 * size * n, op->swiglu_bwd(b->d, b->t, dgu, a, da, gu, F, b->T));
+        MEASURE(b, "swiglu_bwd", shape, 7.0 * size * n, op->swiglu_bwd(b->d, b->t, dgu, a, F, da, gu, 2 * F, F, b->T));
     void *owned[] = {gu, dgu, a, da};
     for (size_t i = 0; i < COUNT_OF(owned); i++) free(owned[i]);
 }

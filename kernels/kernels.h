@@ -50,13 +50,18 @@ typedef struct Packed {
     DType t;
     int N, K;   // logical shape
     void *data; // device memory, d->op.packed_bytes(d, t, N, K) bytes, ARENA_ALIGN-byte aligned
+    int64_t ld; // on a device with borders: elements between two rows; 0: K
 } Packed;
+
+// On a device with borders the adapter of a weight may lie in a border of it, [W B; A ·] in one piece of (N+R, K+R) elements, and
+// where s lies behind x, [x s], in the rows of one matrix, as ds behind dy, the two products of a linear are one:
+//   y = [x s] · [W B]ᵀ      dx = [dy ds] · [W; A]
 
 // A low-rank second product beside a linear: y += s · Bᵀ, dx += ds · A. r == 0: none.
 typedef struct LowRank {
     int R;
     const void *s; // forward: s (T,R), the scaled x·Aᵀ.  backward: ds (T,R), the scaled dy·B.  row stride lds
-    int lds;
+    int64_t lds;
     const Packed *w; // forward: B (N,R).  backward: A (R,K)
 } LowRank;
 
@@ -74,6 +79,7 @@ struct Device {
     char about[160];     // "NVIDIA H100, 80 GiB, ..." or the CPU's instruction set
     size_t memory_bytes; // of the device's own; 0: it uses the host's
     bool fast_bf16;      // bf16 is not slower than f32
+    bool borders;        // a Packed is rows, which may be part of a larger matrix (Packed.ld)
     char place[40];      // which piece of hardware it is, all over the world; empty: the host's processor
     // Memory of the device; on CPUs the host's. What is submitted later sees what an earlier call wrote; sources may be used again
     // when the call returns. upload, and linear_pack from host memory, may be called from several threads at once.

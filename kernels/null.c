@@ -52,6 +52,7 @@ int device_open_null(Device **out, const Device *like)
                   .op = nothing,
                   .memory_bytes = like->memory_bytes,
                   .fast_bf16 = like->fast_bf16,
+                  .borders = like->borders,
                   .upload = null_copy,
                   .download = null_copy,
                   .zero = null_zero,

@@ -40,27 +40,28 @@ void gelu_bwd_ref(Device *d, DType t, Gelu kind, void *dx, const void *dy, const
         cpu_store(dx, t, i, (float)(cpu_load(dy, t, i) * gate_at(kind, cpu_load(x, t, i)).slope));
 }
 
-void geglu_fwd_ref(Device *d, DType t, Gelu kind, void *a, const void *gu, int F, int T)
+void geglu_fwd_ref(Device *d, DType t, Gelu kind, void *a, int64_t lda, const void *gu, int64_t ldgu, int F, int T)
 {
     (void)d;
     for (int64_t i = 0; i < T; i++)
         for (int c = 0; c < F; c++) {
-            const double g = cpu_load(gu, t, i * 2 * F + c), u = cpu_load(gu, t, i * 2 * F + F + c);
-            cpu_store(a, t, i * F + c, (float)(u * g * gate_at(kind, g).g));
+            const double g = cpu_load(gu, t, i * ldgu + c), u = cpu_load(gu, t, i * ldgu + ldgu / 2 + c);
+            cpu_store(a, t, i * lda + c, (float)(u * g * gate_at(kind, g).g));
         }
 }
 
-void geglu_bwd_ref(Device *d, DType t, Gelu kind, void *dgu, void *a, const void *da, const void *gu, int F, int T)
+void geglu_bwd_ref(Device *d, DType t, Gelu kind, void *dgu, void *a, int64_t lda, const void *da, const void *gu,
+                   int64_t ldgu, int F, int T)
 {
     (void)d;
     for (int64_t i = 0; i < T; i++)
         for (int c = 0; c < F; c++) {
-            const double g = cpu_load(gu, t, i * 2 * F + c), u = cpu_load(gu, t, i * 2 * F + F + c);
+            const double g = cpu_load(gu, t, i * ldgu + c), u = cpu_load(gu, t, i * ldgu + ldgu / 2 + c);
             const double grad = cpu_load(da, t, i * F + c);
             const Gate gate = gate_at(kind, g);
-            if (a) cpu_store(a, t, i * F + c, (float)(u * g * gate.g));
-            cpu_store(dgu, t, i * 2 * F + c, (float)(grad * u * gate.slope));
-            cpu_store(dgu, t, i * 2 * F + F + c, (float)(grad * g * gate.g));
+            if (a) cpu_store(a, t, i * lda + c, (float)(u * g * gate.g));
+            cpu_store(dgu, t, i * ldgu + c, (float)(grad * u * gate.slope));
+            cpu_store(dgu, t, i * ldgu + ldgu / 2 + c, (float)(grad * g * gate.g));
         }
 }
 
@@ -83,18 +84,20 @@ void gelu_bwd(Device *d, DType t, Gelu kind, void *dx, const void *dy, const voi
         k->gelu_bwd_run(t, kind, cpu_row(dx, t, i), cpu_row(dy, t, i), cpu_row(x, t, i), (int)MIN(RUN, (int64_t)n - i));
 }
 
-void geglu_fwd(Device *d, DType t, Gelu kind, void *a, const void *gu, int F, int T)
-{
-    const IsaKernels *k = isa_kernels(d);
-#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *F))
-    for (int64_t i = 0; i < T; i++) k->geglu_fwd_row(t, kind, cpu_row(a, t, i * F), cpu_row(gu, t, i * 2 * F), F);
-}
-
-void geglu_bwd(Device *d, DType t, Gelu kind, void *dgu, void *a, const void *da, const void *gu, int F, int T)
+void geglu_fwd(Device *d, DType t, Gelu kind, void *a, int64_t lda, const void *gu, int64_t ldgu, int F, int T)
 {
     const IsaKernels *k = isa_kernels(d);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *F))
     for (int64_t i = 0; i < T; i++)
-        k->geglu_bwd_row(t, kind, cpu_row(dgu, t, i * 2 * F), a ? cpu_row(a, t, i * F) : NULL, cpu_row(da, t, i * F),
-                         cpu_row(gu, t, i * 2 * F), F);
+        k->geglu_fwd_row(t, kind, cpu_row(a, t, i * lda), cpu_row(gu, t, i * ldgu), ldgu / 2, F);
+}
+
+void geglu_bwd(Device *d, DType t, Gelu kind, void *dgu, void *a, int64_t lda, const void *da, const void *gu,
+               int64_t ldgu, int F, int T)
+{
+    const IsaKernels *k = isa_kernels(d);
+#pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *F))
+    for (int64_t i = 0; i < T; i++)
+        k->geglu_bwd_row(t, kind, cpu_row(dgu, t, i * ldgu), a ? cpu_row(a, t, i * lda) : NULL, cpu_row(da, t, i * F),
+                         cpu_row(gu, t, i * ldgu), ldgu / 2, F);
 }

@@ -49,24 +49,25 @@ INLINE void gelu_bwd_as(const DType t, const Gelu kind, void *dx, const void *dy
     store_some(t, dx, c, load_some(t, dy, c, n) * gelu_gate(kind, load_some(t, x, c, n)).slope, n);
 }
 
-INLINE void geglu_fwd_as(const DType t, const Gelu kind, void *a, const void *gu, int F)
+INLINE void geglu_fwd_as(const DType t, const Gelu kind, void *a, const void *gu, int64_t up, int F)
 {
     EACH_VECTOR(c, n, F)
     {
-        vf g = load_some(t, gu, c, n), u = load_some(t, gu, F + c, n);
+        vf g = load_some(t, gu, c, n), u = load_some(t, gu, up + c, n);
         store_some(t, a, c, u * (g * gelu_gate(kind, g).g), n);
     }
 }
 
-INLINE void geglu_bwd_as(const DType t, const Gelu kind, void *dgu, void *a, const void *da, const void *gu, int F)
+INLINE void geglu_bwd_as(const DType t, const Gelu kind, void *dgu, void *a, const void *da, const void *gu, int64_t up,
+                         int F)
 {
     EACH_VECTOR(c, n, F)
     {
-        vf g = load_some(t, gu, c, n), u = load_some(t, gu, F + c, n), grad = load_some(t, da, c, n);
+        vf g = load_some(t, gu, c, n), u = load_some(t, gu, up + c, n), grad = load_some(t, da, c, n);
         VecGate gate = gelu_gate(kind, g);
         if (a) store_some(t, a, c, u * (g * gate.g), n);
         store_some(t, dgu, c, grad * u * gate.slope, n);
-        store_some(t, dgu, F + c, grad * (g * gate.g), n);
+        store_some(t, dgu, up + c, grad * (g * gate.g), n);
     }
 }
 
@@ -88,12 +89,12 @@ static void gelu_bwd_run(DType t, Gelu kind, void *dx, const void *dy, const voi
     FOR_GELU(gelu_bwd_as, t, kind, dx, dy, x, n)
 }
 
-static void geglu_fwd_row(DType t, Gelu kind, void *a, const void *gu, int F)
+static void geglu_fwd_row(DType t, Gelu kind, void *a, const void *gu, int64_t up, int F)
 {
-    FOR_GELU(geglu_fwd_as, t, kind, a, gu, F)
+    FOR_GELU(geglu_fwd_as, t, kind, a, gu, up, F)
 }
 
-static void geglu_bwd_row(DType t, Gelu kind, void *dgu, void *a, const void *da, const void *gu, int F)
+static void geglu_bwd_row(DType t, Gelu kind, void *dgu, void *a, const void *da, const void *gu, int64_t up, int F)
 {
-    FOR_GELU(geglu_bwd_as, t, kind, dgu, a, da, gu, F)
+    FOR_GELU(geglu_bwd_as, t, kind, dgu, a, da, gu, up, F)
 }

@@ -40,8 +40,8 @@ void embed_bwd_ref(Device *d, DType t, float *dtable, const void *dx, const int3
             dtable[(int64_t)tokens[i] * C + c] += scale * cpu_load(dx, t, i * C + c);
 }
 
-void rmsnorm_fwd_ref(Device *d, DType t, void *y, float *rstd, const void *x, const float *w, float w_offset, float eps,
-                     int C, int T)
+void rmsnorm_fwd_ref(Device *d, DType t, void *y, int64_t ldy, float *rstd, const void *x, const float *w,
+                     float w_offset, float eps, int C, int T)
 {
     (void)d;
     for (int64_t i = 0; i < T; i++) {
@@ -50,12 +50,12 @@ void rmsnorm_fwd_ref(Device *d, DType t, void *y, float *rstd, const void *x, co
         double r = 1 / sqrt(sum / C + (double)eps);
         rstd[i] = (float)r;
         for (int c = 0; c < C; c++)
-            cpu_store(y, t, i * C + c, (float)(((double)w[c] + w_offset) * cpu_load(x, t, i * C + c) * r));
+            cpu_store(y, t, i * ldy + c, (float)(((double)w[c] + w_offset) * cpu_load(x, t, i * C + c) * r));
     }
 }
 
-void rmsnorm_bwd_ref(Device *d, DType t, void *dx, float *dw, const void *dy, const void *x, const float *rstd,
-                     const float *w, float w_offset, bool accumulate, int C, int T)
+void rmsnorm_bwd_ref(Device *d, DType t, void *dx, int64_t lddx, float *dw, const void *dy, const void *x,
+                     const float *rstd, const float *w, float w_offset, bool accumulate, int C, int T)
 {
     (void)d;
     for (int c = 0; dw && c < C; c++) {
@@ -70,7 +70,7 @@ void rmsnorm_bwd_ref(Device *d, DType t, void *dx, float *dw, const void *dy, co
         for (int c = 0; c < C; c++) {
             double g = ((double)w[c] + w_offset) * cpu_load(dy, t, i * C + c);
             double v = r * g - cpu_load(x, t, i * C + c) * r * r * r / C * dot;
-            cpu_store(dx, t, i * C + c, (float)(accumulate ? cpu_load(dx, t, i * C + c) + v : v));
+            cpu_store(dx, t, i * lddx + c, (float)(accumulate ? cpu_load(dx, t, i * lddx + c) + v : v));
         }
     }
 }
@@ -90,26 +90,27 @@ void rope_ref(Device *d, DType t, void *x, int64_t ldx, const float *cos, const 
         }
 }
 
-void swiglu_fwd_ref(Device *d, DType t, void *a, const void *gu, int F, int T)
+void swiglu_fwd_ref(Device *d, DType t, void *a, int64_t lda, const void *gu, int64_t ldgu, int F, int T)
 {
     (void)d;
     for (int64_t i = 0; i < T; i++)
         for (int c = 0; c < F; c++) {
-            double g = cpu_load(gu, t, i * 2 * F + c), u = cpu_load(gu, t, i * 2 * F + F + c);
-            cpu_store(a, t, i * F + c, (float)(u * g / (1 + exp(-g))));
+            double g = cpu_load(gu, t, i * ldgu + c), u = cpu_load(gu, t, i * ldgu + ldgu / 2 + c);
+            cpu_store(a, t, i * lda + c, (float)(u * g / (1 + exp(-g))));
         }
 }
 
-void swiglu_bwd_ref(Device *d, DType t, void *dgu, void *a, const void *da, const void *gu, int F, int T)
+void swiglu_bwd_ref(Device *d, DType t, void *dgu, void *a, int64_t lda, const void *da, const void *gu, int64_t ldgu,
+                    int F, int T)
 {
     (void)d;
     for (int64_t i = 0; i < T; i++)
         for (int c = 0; c < F; c++) {
-            double g = cpu_load(gu, t, i * 2 * F + c), u = cpu_load(gu, t, i * 2 * F + F + c);
+            double g = cpu_load(gu, t, i * ldgu + c), u = cpu_load(gu, t, i * ldgu + ldgu / 2 + c);
             double s = 1 / (1 + exp(-g)), da_c = cpu_load(da, t, i * F + c);
-            if (a) cpu_store(a, t, i * F + c, (float)(u * g * s));
-            cpu_store(dgu, t, i * 2 * F + c, (float)(da_c * u * s * (1 + g * (1 - s))));
-            cpu_store(dgu, t, i * 2 * F + F + c, (float)(da_c * g * s));
+            if (a) cpu_store(a, t, i * lda + c, (float)(u * g * s));
+            cpu_store(dgu, t, i * ldgu + c, (float)(da_c * u * s * (1 + g * (1 - s))));
+            cpu_store(dgu, t, i * ldgu + ldgu / 2 + c, (float)(da_c * g * s));
         }
 }
 
@@ -120,12 +121,14 @@ void gather_rows_ref(Device *d, DType t, void *y, const void *x, const int32_t *
         for (int c = 0; c < C; c++) cpu_store(y, t, i * C + c, cpu_load(x, t, (int64_t)idx[i] * C + c));
 }
 
-void scatter_rows_ref(Device *d, DType t, void *x, const void *y, const int32_t *idx, int C, int rows, int T)
+void scatter_rows_ref(Device *d, DType t, void *x, int64_t ldx, const void *y, const int32_t *idx, int C, int rows,
+                      int T)
 {
     (void)d;
-    for (int64_t i = 0; i < (int64_t)T * C; i++) cpu_store(x, t, i, 0);
+    for (int64_t i = 0; i < T; i++)
+        for (int c = 0; c < C; c++) cpu_store(x, t, i * ldx + c, 0);
     for (int64_t i = 0; i < rows; i++)
-        for (int c = 0; c < C; c++) cpu_store(x, t, (int64_t)idx[i] * C + c, cpu_load(y, t, i * C + c));
+        for (int c = 0; c < C; c++) cpu_store(x, t, idx[i] * ldx + c, cpu_load(y, t, i * C + c));
 }
 
 // Element n = c0 + c of row i draws word n % 4 of philox(key = row_key[i], counter = (stream, n / 4)) and is kept when
@@ -228,13 +231,13 @@ void embed_bwd(Device *d, DType t, float *dtable, const void *dx, const int32_t 
                               MIN(CHANNELS, C - c));
 }
 
-void rmsnorm_fwd(Device *d, DType t, void *y, float *rstd, const void *x, const float *w, float w_offset, float eps,
-                 int C, int T)
+void rmsnorm_fwd(Device *d, DType t, void *y, int64_t ldy, float *rstd, const void *x, const float *w, float w_offset,
+                 float eps, int C, int T)
 {
     const IsaKernels *k = isa_kernels(d);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
     for (int64_t i = 0; i < T; i++)
-        rstd[i] = k->rmsnorm_fwd_row(t, cpu_row(y, t, i * C), cpu_row(x, t, i * C), w, w_offset, eps, C);
+        rstd[i] = k->rmsnorm_fwd_row(t, cpu_row(y, t, i * ldy), cpu_row(x, t, i * C), w, w_offset, eps, C);
 }
 
 void cpu_add_blocks(float *blocks, int count, int C)
@@ -244,8 +247,8 @@ void cpu_add_blocks(float *blocks, int count, int C)
             for (int c = 0; c < C; c++) blocks[b * C + c] += blocks[(b + step) * C + c];
 }
 
-void rmsnorm_bwd(Device *d, DType t, void *dx, float *dw, const void *dy, const void *x, const float *rstd,
-                 const float *w, float w_offset, bool accumulate, int C, int T)
+void rmsnorm_bwd(Device *d, DType t, void *dx, int64_t lddx, float *dw, const void *dy, const void *x,
+                 const float *rstd, const float *w, float w_offset, bool accumulate, int C, int T)
 {
     enum { BLOCK = 64 }; // rows that share a partial sum of dw
     const IsaKernels *k = isa_kernels(d);
@@ -256,8 +259,8 @@ void rmsnorm_bwd(Device *d, DType t, void *dx, float *dw, const void *dy, const 
         float *sum = dw ? partial + b * C : NULL;
         if (dw) memset(sum, 0, (size_t)C * sizeof *sum);
         for (int64_t i = b * BLOCK; i < MIN(T, (b + 1) * BLOCK); i++)
-            k->rmsnorm_bwd_row(t, cpu_row(dx, t, i * C), sum, cpu_row(dy, t, i * C), cpu_row(x, t, i * C), rstd[i], w,
-                               w_offset, accumulate, C);
+            k->rmsnorm_bwd_row(t, cpu_row(dx, t, i * lddx), sum, cpu_row(dy, t, i * C), cpu_row(x, t, i * C), rstd[i],
+                               w, w_offset, accumulate, C);
     }
     if (!dw || !blocks) return;
     cpu_add_blocks(partial, blocks, C);
@@ -275,20 +278,21 @@ void rope(Device *d, DType t, void *x, int64_t ldx, const float *cos, const floa
     }
 }
 
-void swiglu_fwd(Device *d, DType t, void *a, const void *gu, int F, int T)
+void swiglu_fwd(Device *d, DType t, void *a, int64_t lda, const void *gu, int64_t ldgu, int F, int T)
 {
     const IsaKernels *k = isa_kernels(d);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *F))
-    for (int64_t i = 0; i < T; i++) k->swiglu_fwd_row(t, cpu_row(a, t, i * F), cpu_row(gu, t, i * 2 * F), F);
+    for (int64_t i = 0; i < T; i++) k->swiglu_fwd_row(t, cpu_row(a, t, i * lda), cpu_row(gu, t, i * ldgu), ldgu / 2, F);
 }
 
-void swiglu_bwd(Device *d, DType t, void *dgu, void *a, const void *da, const void *gu, int F, int T)
+void swiglu_bwd(Device *d, DType t, void *dgu, void *a, int64_t lda, const void *da, const void *gu, int64_t ldgu,
+                int F, int T)
 {
     const IsaKernels *k = isa_kernels(d);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *F))
     for (int64_t i = 0; i < T; i++)
-        k->swiglu_bwd_row(t, cpu_row(dgu, t, i * 2 * F), a ? cpu_row(a, t, i * F) : NULL, cpu_row(da, t, i * F),
-                          cpu_row(gu, t, i * 2 * F), F);
+        k->swiglu_bwd_row(t, cpu_row(dgu, t, i * ldgu), a ? cpu_row(a, t, i * lda) : NULL, cpu_row(da, t, i * F),
+                          cpu_row(gu, t, i * ldgu), ldgu / 2, F);
 }
 
 void gather_rows(Device *d, DType t, void *y, const void *x, const int32_t *idx, int C, int rows)
@@ -298,13 +302,13 @@ void gather_rows(Device *d, DType t, void *y, const void *x, const int32_t *idx,
     for (int64_t i = 0; i < rows; i++) memcpy(cpu_row(y, t, i * C), cpu_row(x, t, (int64_t)idx[i] * C), bytes);
 }
 
-void scatter_rows(Device *d, DType t, void *x, const void *y, const int32_t *idx, int C, int rows, int T)
+void scatter_rows(Device *d, DType t, void *x, int64_t ldx, const void *y, const int32_t *idx, int C, int rows, int T)
 {
     size_t bytes = (size_t)C * dtype_size(t);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)T *C))
-    for (int64_t i = 0; i < T; i++) memset(cpu_row(x, t, i * C), 0, bytes);
+    for (int64_t i = 0; i < T; i++) memset(cpu_row(x, t, i * ldx), 0, bytes);
 #pragma omp parallel for schedule(static) num_threads(cpu_team(d, (int64_t)rows *C))
-    for (int64_t i = 0; i < rows; i++) memcpy(cpu_row(x, t, (int64_t)idx[i] * C), cpu_row(y, t, i * C), bytes);
+    for (int64_t i = 0; i < rows; i++) memcpy(cpu_row(x, t, idx[i] * ldx), cpu_row(y, t, i * C), bytes);
 }
 
 void dropout(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const uint64_t *row_key,

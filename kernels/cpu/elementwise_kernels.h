@@ -76,36 +76,36 @@ static void rope_row(DType t, void *x, const float *cos, const float *sin, float
 }
 
 // ---- SwiGLU ---------------------------------------------------------------------------------------------------------
-INLINE void swiglu_fwd_as(const DType t, void *a, const void *gu, int F)
+INLINE void swiglu_fwd_as(const DType t, void *a, const void *gu, int64_t up, int F)
 {
     EACH_VECTOR(c, n, F)
     {
-        vf g = load_some(t, gu, c, n), u = load_some(t, gu, F + c, n);
+        vf g = load_some(t, gu, c, n), u = load_some(t, gu, up + c, n);
         store_some(t, a, c, u * (g * vf_sigmoid(g)), n);
     }
 }
 
-static void swiglu_fwd_row(DType t, void *a, const void *gu, int F)
+static void swiglu_fwd_row(DType t, void *a, const void *gu, int64_t up, int F)
 {
-    FOR_TYPE(t, swiglu_fwd_as(DT_BF16, a, gu, F), swiglu_fwd_as(DT_F32, a, gu, F));
+    FOR_TYPE(t, swiglu_fwd_as(DT_BF16, a, gu, up, F), swiglu_fwd_as(DT_F32, a, gu, up, F));
 }
 
-INLINE void swiglu_bwd_as(const DType t, void *dgu, void *a, const void *da, const void *gu, int F)
+INLINE void swiglu_bwd_as(const DType t, void *dgu, void *a, const void *da, const void *gu, int64_t up, int F)
 {
     const vf one = vf_set(1);
     EACH_VECTOR(c, n, F)
     {
-        vf g = load_some(t, gu, c, n), u = load_some(t, gu, F + c, n), grad = load_some(t, da, c, n);
+        vf g = load_some(t, gu, c, n), u = load_some(t, gu, up + c, n), grad = load_some(t, da, c, n);
         vf s = vf_sigmoid(g), silu = g * s;
         if (a) store_some(t, a, c, u * silu, n);
         store_some(t, dgu, c, grad * u * vf_fma(silu, one - s, s), n);
-        store_some(t, dgu, F + c, grad * silu, n);
+        store_some(t, dgu, up + c, grad * silu, n);
     }
 }
 
-static void swiglu_bwd_row(DType t, void *dgu, void *a, const void *da, const void *gu, int F)
+static void swiglu_bwd_row(DType t, void *dgu, void *a, const void *da, const void *gu, int64_t up, int F)
 {
-    FOR_TYPE(t, swiglu_bwd_as(DT_BF16, dgu, a, da, gu, F), swiglu_bwd_as(DT_F32, dgu, a, da, gu, F));
+    FOR_TYPE(t, swiglu_bwd_as(DT_BF16, dgu, a, da, gu, up, F), swiglu_bwd_as(DT_F32, dgu, a, da, gu, up, F));
 }
 
 // ---- dropout --------------------------------------------------------------------------------------------------------

@@ -35,22 +35,23 @@ typedef struct AdamStep {
 } AdamStep;
 
 #define ISA_KERNELS(X)                                                                                                 \
-    /* one row of the op of the same name */                                                                           \
+    /* one row of the op of the same name; up: where in the row of gu the second half begins */                        \
     X(float, rmsnorm_fwd_row, (DType t, void *y, const void *x, const float *w, float w_offset, float eps, int C))     \
     X(void, rmsnorm_bwd_row,                                                                                           \
       (DType t, void *dx, float *dw, const void *dy, const void *x, float rstd, const float *w, float w_offset,        \
        bool accumulate, int C))                                                                                        \
     X(void, rope_row, (DType t, void *x, const float *cos, const float *sin, float sign, int heads, int D, int rot))   \
-    X(void, swiglu_fwd_row, (DType t, void *a, const void *gu, int F))                                                 \
-    X(void, swiglu_bwd_row, (DType t, void *dgu, void *a, const void *da, const void *gu, int F))                      \
+    X(void, swiglu_fwd_row, (DType t, void *a, const void *gu, int64_t up, int F))                                     \
+    X(void, swiglu_bwd_row, (DType t, void *dgu, void *a, const void *da, const void *gu, int64_t up, int F))          \
     X(void, layernorm_fwd_row,                                                                                         \
       (DType t, void *y, float *mean, float *rstd, const void *x, const float *w, const float *b, float eps, int C))   \
     /* sums (2 C) f32 += dy z, then dy, unless NULL */                                                                 \
     X(void, layernorm_bwd_row,                                                                                         \
       (DType t, void *dx, float *sums, const void *dy, const void *x, float mean, float rstd, const float *w,          \
        bool accumulate, int C))                                                                                        \
-    X(void, geglu_fwd_row, (DType t, Gelu kind, void *a, const void *gu, int F))                                       \
-    X(void, geglu_bwd_row, (DType t, Gelu kind, void *dgu, void *a, const void *da, const void *gu, int F))            \
+    X(void, geglu_fwd_row, (DType t, Gelu kind, void *a, const void *gu, int64_t up, int F))                           \
+    X(void, geglu_bwd_row,                                                                                             \
+      (DType t, Gelu kind, void *dgu, void *a, const void *da, const void *gu, int64_t up, int F))                     \
     X(void, dropout_row,                                                                                               \
       (DType t, void *y, const void *x, uint64_t key, uint64_t stream, float p, bool accumulate, int64_t c0, int C))   \
     /* n elements of the op of the same name */                                                                        \

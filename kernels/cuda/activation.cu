@@ -55,33 +55,34 @@ __global__ void __launch_bounds__(ROW_THREADS) act_bwd(T *dx, const T *dy, const
 }
 
 template <typename T, typename ACT, int N>
-__global__ void __launch_bounds__(ROW_THREADS) glu_fwd(T *__restrict__ a, const T *__restrict__ gu, int F, int rows)
+__global__ void __launch_bounds__(ROW_THREADS)
+    glu_fwd(T *__restrict__ a, int64_t lda, const T *__restrict__ gu, int64_t ldgu, int F, int rows)
 {
     RowWalk w = row_walk();
     const int64_t c = w.item * N;
     if (c >= F) return;
     for (; w.row < rows; w.row += w.step) {
-        const T *gate = gu + w.row * 2 * F + c;
+        const T *gate = gu + w.row * ldgu + c;
         float g[N], u[N];
-        load_n<N>(g, gate), load_n<N>(u, gate + F);
+        load_n<N>(g, gate), load_n<N>(u, gate + ldgu / 2);
 #pragma unroll
         for (int i = 0; i < N; i++) u[i] *= g[i] * ACT::at(g[i]).g;
-        store_n<N>(a + w.row * F + c, u);
+        store_n<N>(a + w.row * lda + c, u);
     }
 }
 
 template <typename T, typename ACT, int N> // dgu may be gu
-__global__ void __launch_bounds__(ROW_THREADS)
-    glu_bwd(T *dgu, T *__restrict__ a, const T *__restrict__ da, const T *gu, int F, int rows)
+__global__ void __launch_bounds__(ROW_THREADS) glu_bwd(T *dgu, T *__restrict__ a, int64_t lda, const T *__restrict__ da,
+                                                       const T *gu, int64_t ldgu, int F, int rows)
 {
     RowWalk w = row_walk();
     const int64_t c = w.item * N;
     if (c >= F) return;
     for (; w.row < rows; w.row += w.step) {
-        const T *gate = gu + w.row * 2 * F + c;
-        T *dgate = dgu + w.row * 2 * F + c;
+        const T *gate = gu + w.row * ldgu + c;
+        T *dgate = dgu + w.row * ldgu + c;
         float g[N], u[N], d[N], act[N];
-        load_n<N>(g, gate), load_n<N>(u, gate + F), load_n<N>(d, da + w.row * F + c);
+        load_n<N>(g, gate), load_n<N>(u, gate + ldgu / 2), load_n<N>(d, da + w.row * F + c);
 #pragma unroll
         for (int i = 0; i < N; i++) {
             const Gate at = ACT::at(g[i]);
@@ -90,8 +91,8 @@ __global__ void __launch_bounds__(ROW_THREADS)
             u[i] *= act[i];
             d[i] *= act[i];
         }
-        store_n<N>(dgate, g), store_n<N>(dgate + F, d);
-        if (a) store_n<N>(a + w.row * F + c, u);
+        store_n<N>(dgate, g), store_n<N>(dgate + ldgu / 2, d);
+        if (a) store_n<N>(a + w.row * lda + c, u);
     }
 }
 
@@ -118,29 +119,30 @@ static void launch_act_bwd(void *dx, const void *dy, const void *x, size_t n, cu
 }
 
 template <typename T, typename ACT>
-static void launch_glu_fwd(void *a, const void *gu, int F, int rows, cudaStream_t stream)
+static void launch_glu_fwd(void *a, int64_t lda, const void *gu, int64_t ldgu, int F, int rows, cudaStream_t stream)
 {
     constexpr int N = Pack<T>::N;
-    const bool wide = aligned16(a, gu) && whole<N>(F);
+    const bool wide = aligned16(a, gu) && whole<N>(F, lda, ldgu / 2);
     const RowGrid g = row_grid(wide ? F / N : F, rows, 1);
     if (wide)
-        LAUNCH((glu_fwd<T, ACT, N>), g.grid, g.block, 0, stream, (T *)a, (const T *)gu, F, rows);
+        LAUNCH((glu_fwd<T, ACT, N>), g.grid, g.block, 0, stream, (T *)a, lda, (const T *)gu, ldgu, F, rows);
     else
-        LAUNCH((glu_fwd<T, ACT, 1>), g.grid, g.block, 0, stream, (T *)a, (const T *)gu, F, rows);
+        LAUNCH((glu_fwd<T, ACT, 1>), g.grid, g.block, 0, stream, (T *)a, lda, (const T *)gu, ldgu, F, rows);
 }
 
 template <typename T, typename ACT>
-static void launch_glu_bwd(void *dgu, void *a, const void *da, const void *gu, int F, int rows, cudaStream_t stream)
+static void launch_glu_bwd(void *dgu, void *a, int64_t lda, const void *da, const void *gu, int64_t ldgu, int F,
+                           int rows, cudaStream_t stream)
 {
     constexpr int N = Pack<T>::N;
-    const bool wide = aligned16(dgu, a, da, gu) && whole<N>(F);
+    const bool wide = aligned16(dgu, a, da, gu) && whole<N>(F, lda, ldgu / 2);
     const RowGrid g = row_grid(wide ? F / N : F, rows, 1);
     T *to = (T *)dgu, *again = (T *)a;
     const T *grad = (const T *)da, *at = (const T *)gu;
     if (wide)
-        LAUNCH((glu_bwd<T, ACT, N>), g.grid, g.block, 0, stream, to, again, grad, at, F, rows);
+        LAUNCH((glu_bwd<T, ACT, N>), g.grid, g.block, 0, stream, to, again, lda, grad, at, ldgu, F, rows);
     else
-        LAUNCH((glu_bwd<T, ACT, 1>), g.grid, g.block, 0, stream, to, again, grad, at, F, rows);
+        LAUNCH((glu_bwd<T, ACT, 1>), g.grid, g.block, 0, stream, to, again, lda, grad, at, ldgu, F, rows);
 }
 
 // fn<element type, activation>(arguments)
@@ -167,26 +169,29 @@ void cuda_gelu_bwd(DType t, Gelu kind, void *dx, const void *dy, const void *x, 
     if (n) BY_KIND(t, kind, launch_act_bwd, dx, dy, x, n, stream);
 }
 
-void cuda_geglu_fwd(DType t, Gelu kind, void *a, const void *gu, int F, int T, cudaStream_t stream)
-{
-    if (T && F) BY_KIND(t, kind, launch_glu_fwd, a, gu, F, T, stream);
-}
-
-void cuda_geglu_bwd(DType t, Gelu kind, void *dgu, void *a, const void *da, const void *gu, int F, int T,
+void cuda_geglu_fwd(DType t, Gelu kind, void *a, int64_t lda, const void *gu, int64_t ldgu, int F, int T,
                     cudaStream_t stream)
 {
-    if (T && F) BY_KIND(t, kind, launch_glu_bwd, dgu, a, da, gu, F, T, stream);
+    if (T && F) BY_KIND(t, kind, launch_glu_fwd, a, lda, gu, ldgu, F, T, stream);
 }
 
-void cuda_swiglu_fwd(DType t, void *a, const void *gu, int F, int T, cudaStream_t stream)
+void cuda_geglu_bwd(DType t, Gelu kind, void *dgu, void *a, int64_t lda, const void *da, const void *gu, int64_t ldgu,
+                    int F, int T, cudaStream_t stream)
 {
-    if (T == 0 || F == 0) return;
-    t == DT_BF16 ? launch_glu_fwd<bf16, Silu>(a, gu, F, T, stream) : launch_glu_fwd<float, Silu>(a, gu, F, T, stream);
+    if (T && F) BY_KIND(t, kind, launch_glu_bwd, dgu, a, lda, da, gu, ldgu, F, T, stream);
 }
 
-void cuda_swiglu_bwd(DType t, void *dgu, void *a, const void *da, const void *gu, int F, int T, cudaStream_t stream)
+void cuda_swiglu_fwd(DType t, void *a, int64_t lda, const void *gu, int64_t ldgu, int F, int T, cudaStream_t stream)
 {
     if (T == 0 || F == 0) return;
-    t == DT_BF16 ? launch_glu_bwd<bf16, Silu>(dgu, a, da, gu, F, T, stream)
-                 : launch_glu_bwd<float, Silu>(dgu, a, da, gu, F, T, stream);
+    t == DT_BF16 ? launch_glu_fwd<bf16, Silu>(a, lda, gu, ldgu, F, T, stream)
+                 : launch_glu_fwd<float, Silu>(a, lda, gu, ldgu, F, T, stream);
+}
+
+void cuda_swiglu_bwd(DType t, void *dgu, void *a, int64_t lda, const void *da, const void *gu, int64_t ldgu, int F,
+                     int T, cudaStream_t stream)
+{
+    if (T == 0 || F == 0) return;
+    t == DT_BF16 ? launch_glu_bwd<bf16, Silu>(dgu, a, lda, da, gu, ldgu, F, T, stream)
+                 : launch_glu_bwd<float, Silu>(dgu, a, lda, da, gu, ldgu, F, T, stream);
 }

@@ -118,10 +118,11 @@ void cuda_deliver(Device *d, void *to, const void *from, size_t bytes);
 // A device integer that ops may set to 1, for the host's *to, which becomes 1 when the device is next synchronised.
 int *cuda_flag(Device *d, int *to);
 int cuda_deliver_all(Device *d); // waits for the device and fills what was promised
-// Rows of K elements in host memory, ld apart, into device memory side by side; rounds when src is F32 and dst BF16.
-int cuda_upload_rows(Device *d, void *dst, DType dst_t, const void *src, DType src_t, int64_t ld, int rows, int K);
-// Quantised blocks in host memory (quant.h), decoded into device memory.
-int cuda_upload_blocks(Device *d, void *dst, DType dst_t, const void *src, Quant format, size_t blocks);
+// Rows of K elements in host memory, ld apart, into device memory, ldd apart; rounds when src is F32 and dst BF16.
+int cuda_upload_rows(Device *d, void *dst, DType dst_t, int64_t ldd, const void *src, DType src_t, int64_t ld, int rows,
+                     int K);
+// Rows of K elements as quantised blocks (quant.h) side by side in host memory, decoded into device memory, ldd apart.
+int cuda_upload_blocks(Device *d, void *dst, DType dst_t, int64_t ldd, const void *src, Quant format, int rows, int K);
 
 // ---- gemm.c ----
 // Row-major matrices, ld elements from row to row: out (M,N) = alpha * op(a) (M,K) · op(b) (K,N) + beta * c (M,N), where a is (M,K),

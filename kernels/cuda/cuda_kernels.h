@@ -28,8 +28,8 @@ void cuda_rope(DType t, void *x, int64_t ldx, const float *cos, const float *sin
                int rot, bool inverse, int T, cudaStream_t stream);
 void cuda_gather_rows(DType t, void *y, const void *x, const int32_t *idx, int C, int rows, cudaStream_t stream);
 size_t cuda_scatter_rows_scratch(int T);
-void cuda_scatter_rows(DType t, void *x, const void *y, const int32_t *idx, int C, int rows, int T, void *scratch,
-                       cudaStream_t stream);
+void cuda_scatter_rows(DType t, void *x, int64_t ldx, const void *y, const int32_t *idx, int C, int rows, int T,
+                       void *scratch, cudaStream_t stream);
 void cuda_dropout(DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const uint64_t *row_key,
                   uint64_t philox_stream, float p, bool accumulate, int64_t c0, int C, int T, cudaStream_t stream);
 // F32, BF16 and F16 in any direction; the same type of any kind is copied.
@@ -43,20 +43,23 @@ void cuda_convert_rows(void *dst, DType dst_t, int64_t ld_dst, const void *src, 
 void cuda_dequantize(void *dst, DType dst_t, const void *src, Quant format, size_t blocks, cudaStream_t stream);
 
 // ---- activation.cu ----
-void cuda_swiglu_fwd(DType t, void *a, const void *gu, int F, int T, cudaStream_t stream);
-void cuda_swiglu_bwd(DType t, void *dgu, void *a, const void *da, const void *gu, int F, int T, cudaStream_t stream);
+void cuda_swiglu_fwd(DType t, void *a, int64_t lda, const void *gu, int64_t ldgu, int F, int T, cudaStream_t stream);
+void cuda_swiglu_bwd(DType t, void *dgu, void *a, int64_t lda, const void *da, const void *gu, int64_t ldgu, int F,
+                     int T, cudaStream_t stream);
 void cuda_gelu_fwd(DType t, Gelu kind, void *y, const void *x, size_t n, cudaStream_t stream);
 void cuda_gelu_bwd(DType t, Gelu kind, void *dx, const void *dy, const void *x, size_t n, cudaStream_t stream);
-void cuda_geglu_fwd(DType t, Gelu kind, void *a, const void *gu, int F, int T, cudaStream_t stream);
-void cuda_geglu_bwd(DType t, Gelu kind, void *dgu, void *a, const void *da, const void *gu, int F, int T,
+void cuda_geglu_fwd(DType t, Gelu kind, void *a, int64_t lda, const void *gu, int64_t ldgu, int F, int T,
                     cudaStream_t stream);
+void cuda_geglu_bwd(DType t, Gelu kind, void *dgu, void *a, int64_t lda, const void *da, const void *gu, int64_t ldgu,
+                    int F, int T, cudaStream_t stream);
 
 // ---- norm.cu ----
-void cuda_rmsnorm_fwd(DType t, void *y, float *rstd, const void *x, const float *w, float w_offset, float eps, int C,
-                      int T, cudaStream_t stream);
+void cuda_rmsnorm_fwd(DType t, void *y, int64_t ldy, float *rstd, const void *x, const float *w, float w_offset,
+                      float eps, int C, int T, cudaStream_t stream);
 size_t cuda_rmsnorm_bwd_scratch(int C, int T); // for dw; 16-byte aligned
-void cuda_rmsnorm_bwd(DType t, void *dx, float *dw, const void *dy, const void *x, const float *rstd, const float *w,
-                      float w_offset, bool accumulate, int C, int T, void *scratch, cudaStream_t stream);
+void cuda_rmsnorm_bwd(DType t, void *dx, int64_t lddx, float *dw, const void *dy, const void *x, const float *rstd,
+                      const float *w, float w_offset, bool accumulate, int C, int T, void *scratch,
+                      cudaStream_t stream);
 
 // ---- layernorm.cu ----
 // scratch of cuda_column_sums_scratch(C, T), for dw and db
@@ -80,8 +83,9 @@ void cuda_scale_cols_bwd(DType t, void *du, int64_t lddu, float *dm, const void 
                          void *scratch, cudaStream_t stream);
 // Products in f32 whatever the operands' types
 size_t cuda_lora_row_squares_scratch(int N, int K);
-void cuda_lora_row_squares(float *out, DType w_t, const void *w, DType a_t, const void *a, DType b_t, const void *b,
-                           float scale, int N, int K, int R, void *scratch, cudaStream_t stream);
+void cuda_lora_row_squares(float *out, DType w_t, const void *w, int64_t ldw, DType a_t, const void *a, int64_t lda,
+                           DType b_t, const void *b, int64_t ldb, float scale, int N, int K, int R, void *scratch,
+                           cudaStream_t stream);
 void cuda_dora_gain(float *gain, float *inv_norm, float *gain_less, float *magnitude, bool fresh, int N,
                     cudaStream_t stream);
 
@@ -133,7 +137,7 @@ void cuda_sample(int32_t *id, const float *logits, const uint64_t *draw, const S
 // bf16, ranks up to 32; b (N,R)
 size_t cuda_lora_bwd_scratch(int N, int R, int T);
 void cuda_lora_bwd(void *ds, int64_t ldds, float *db, const void *dy, int64_t lddy, const void *s, int64_t lds,
-                   const void *b, float scale, bool accumulate, int N, int R, int T, void *scratch,
+                   const void *b, int64_t ldb, float scale, bool accumulate, int N, int R, int T, void *scratch,
                    cudaStream_t stream);
 // Whether it does that at all, and moves less memory than the two products would
 bool cuda_lora_bwd_pays(DType t, int N, int R, int T);

@@ -259,6 +259,7 @@ int cuda_device_open(Device **out, const DeviceConfig *config)
     *d = (Device){.name = "cuda",
                   .op = ops,
                   .fast_bf16 = true,
+                  .borders = true,
                   .sync = cuda_sync,
                   .packed_bytes = packed_bytes,
                   .scratch_bytes = scratch_bytes,

@@ -81,6 +81,7 @@ constexpr int SQ_BLOCKS = 1024; // about as many, if W is large
 
 struct SquaresArgs {
     const void *a, *b;
+    int64_t ldw, lda, ldb;
     bool a_bf16, b_bf16;
     float scale;
     int N, K, R;
@@ -100,12 +101,12 @@ DEVICE void fill_tile(SquaresTile &s, const SquaresArgs &a, int n0, int k0, int 
     for (int i = (int)threadIdx.x; i < SQ_RANK * SQ_COLUMNS; i += SQ_WARPS * WARP) {
         const int r = i / SQ_COLUMNS, k = i % SQ_COLUMNS;
         const bool there = r0 + r < a.R && k0 + k < a.K;
-        s.a[r][k] = there ? load_as(a.a, a.a_bf16, (int64_t)(r0 + r) * a.K + k0 + k) : 0;
+        s.a[r][k] = there ? load_as(a.a, a.a_bf16, (r0 + r) * a.lda + k0 + k) : 0;
     }
     for (int i = (int)threadIdx.x; i < SQ_RANK * SQ_ROWS; i += SQ_WARPS * WARP) {
         const int r = i % SQ_RANK, n = i / SQ_RANK;
         const bool there = r0 + r < a.R && n0 + n < a.N;
-        s.b[r][n] = there ? a.scale * load_as(a.b, a.b_bf16, (int64_t)(n0 + n) * a.R + r0 + r) : 0;
+        s.b[r][n] = there ? a.scale * load_as(a.b, a.b_bf16, (n0 + n) * a.ldb + r0 + r) : 0;
     }
 }
 
@@ -135,7 +136,7 @@ template <typename W, bool WIDE> DEVICE void load_w(float (&v)[4], const W *w, c
 #pragma unroll
     for (int i = 0; i < 4; i++) v[i] = 0;
     if (n >= a.N || k >= a.K) return;
-    const W *at = w + (int64_t)n * a.K + k;
+    const W *at = w + n * a.ldw + k;
     if constexpr (WIDE)
         load_n<4>(v, at);
     else {
@@ -195,7 +196,7 @@ template <typename W>
 static void launch_squares(float *partial, const void *w, const SquaresArgs &a, cudaStream_t stream)
 {
     const dim3 grid((unsigned)((a.N + SQ_ROWS - 1) / SQ_ROWS), (unsigned)squares_cuts(a.N, a.K));
-    if (aligned16(w) && whole<4>(a.K))
+    if (aligned16(w) && whole<4>(a.K, a.ldw))
         LAUNCH((lora_row_squares<W, true>), grid, SQ_WARPS * WARP, 0, stream, partial, (const W *)w, a);
     else
         LAUNCH((lora_row_squares<W, false>), grid, SQ_WARPS * WARP, 0, stream, partial, (const W *)w, a);
@@ -206,10 +207,11 @@ size_t cuda_lora_row_squares_scratch(int N, int K)
     return sizeof(float) * (size_t)squares_cuts(N, K) * (size_t)N;
 }
 
-void cuda_lora_row_squares(float *out, DType w_t, const void *w, DType a_t, const void *a, DType b_t, const void *b,
-                           float scale, int N, int K, int R, void *scratch, cudaStream_t stream)
+void cuda_lora_row_squares(float *out, DType w_t, const void *w, int64_t ldw, DType a_t, const void *a, int64_t lda,
+                           DType b_t, const void *b, int64_t ldb, float scale, int N, int K, int R, void *scratch,
+                           cudaStream_t stream)
 {
-    const SquaresArgs s = {a, b, a_t == DT_BF16, b_t == DT_BF16, scale, N, K, R};
+    const SquaresArgs s = {a, b, ldw, lda, ldb, a_t == DT_BF16, b_t == DT_BF16, scale, N, K, R};
     float *partial = (float *)scratch;
     if (N == 0) return;
     if (K) BY_TYPE(w_t, launch_squares, partial, w, s, stream);

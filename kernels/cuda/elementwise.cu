@@ -279,17 +279,18 @@ __global__ void __launch_bounds__(ROW_THREADS)
     if (i < (size_t)picked) from[idx[i]] = (int32_t)i;
 }
 template <typename Word>
-__global__ void __launch_bounds__(ROW_THREADS) scatter_rows(Word *__restrict__ x, const Word *__restrict__ y,
-                                                            const int32_t *__restrict__ from, int64_t width, int rows)
+__global__ void __launch_bounds__(ROW_THREADS)
+    scatter_rows(Word *__restrict__ x, int64_t ldx, const Word *__restrict__ y, const int32_t *__restrict__ from,
+                 int64_t width, int rows)
 {
     RowWalk w = row_walk();
     if (w.item >= width) return;
     for (; w.row < rows; w.row += w.step) {
         const int64_t row = from[w.row];
         if (row >= 0)
-            x[w.row * width + w.item] = y[row * width + w.item];
+            x[w.row * ldx + w.item] = y[row * width + w.item];
         else
-            x[w.row * width + w.item] = Word{};
+            x[w.row * ldx + w.item] = Word{};
     }
 }
 
@@ -300,10 +301,11 @@ static void launch_gather(void *y, const void *x, const int32_t *idx, int64_t wi
     LAUNCH((gather_rows<Word>), g.grid, g.block, 0, stream, (Word *)y, (const Word *)x, idx, width, rows);
 }
 template <typename Word>
-static void launch_scatter(void *x, const void *y, const int32_t *from, int64_t width, int rows, cudaStream_t stream)
+static void launch_scatter(void *x, int64_t ldx, const void *y, const int32_t *from, int64_t width, int rows,
+                           cudaStream_t stream)
 {
     const RowGrid g = row_grid(width, rows, 1);
-    LAUNCH((scatter_rows<Word>), g.grid, g.block, 0, stream, (Word *)x, (const Word *)y, from, width, rows);
+    LAUNCH((scatter_rows<Word>), g.grid, g.block, 0, stream, (Word *)x, ldx, (const Word *)y, from, width, rows);
 }
 
 void cuda_gather_rows(DType t, void *y, const void *x, const int32_t *idx, int C, int rows, cudaStream_t stream)
@@ -323,20 +325,20 @@ size_t cuda_scatter_rows_scratch(int T)
     return sizeof(int32_t) * (size_t)T;
 }
 
-void cuda_scatter_rows(DType t, void *x, const void *y, const int32_t *idx, int C, int rows, int T, void *scratch,
-                       cudaStream_t stream)
+void cuda_scatter_rows(DType t, void *x, int64_t ldx, const void *y, const int32_t *idx, int C, int rows, int T,
+                       void *scratch, cudaStream_t stream)
 {
-    const int64_t bytes = (int64_t)C * (t == DT_BF16 ? 2 : 4);
+    const int64_t size = t == DT_BF16 ? 2 : 4, bytes = C * size;
     int32_t *from = (int32_t *)scratch;
     if (T == 0 || C == 0) return;
     LAUNCH(scatter_none, flat_blocks((size_t)T, 1), ROW_THREADS, 0, stream, from, T);
     if (rows) LAUNCH(scatter_from, flat_blocks((size_t)rows, 1), ROW_THREADS, 0, stream, from, idx, rows);
-    if (bytes % 16 == 0 && aligned16(x, y))
-        launch_scatter<uint4>(x, y, from, bytes / 16, T, stream);
+    if (whole<16>(bytes, ldx * size) && aligned16(x, y))
+        launch_scatter<uint4>(x, ldx * size / 16, y, from, bytes / 16, T, stream);
     else if (t == DT_BF16)
-        launch_scatter<uint16_t>(x, y, from, C, T, stream);
+        launch_scatter<uint16_t>(x, ldx, y, from, C, T, stream);
     else
-        launch_scatter<uint32_t>(x, y, from, C, T, stream);
+        launch_scatter<uint32_t>(x, ldx, y, from, C, T, stream);
 }
 
 // ---- dropout ----

@@ -25,6 +25,7 @@ static int chunk_rows(int V, int M)
 // Scratch: the logits of a chunk and, where the weight is of another type, its values in type t.
 static bool open_head(Device *d, Head *h, DType t, const Packed *w, float softcap, int M)
 {
+    ASSERT(!w->ld || w->ld == w->K);
     *h = (Head){.t = t, .V = w->N, .C = w->K, .softcap = softcap};
     h->rows = chunk_rows(w->N, M);
     h->ld = (int64_t)ROUND_UP(w->N, 8);

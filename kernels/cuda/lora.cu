@@ -18,7 +18,7 @@ constexpr int ROWS = 32 * LORA_WARPS, COLS = 64, TILES = 4, TOKENS = TILES * ROW
 
 struct Lora {
     const bf16 *dy, *s, *b;
-    int64_t lddy, lds;
+    int64_t lddy, lds, ldb;
     float *ds_parts, *db_parts;
     int N, R, T;
     bool dy_aligned, s_aligned, b_aligned; // rows begin at multiples of 16 bytes
@@ -124,7 +124,7 @@ template <int RP> __global__ void __launch_bounds__(LORA_THREADS) lora_bwd_kerne
         load_window<ROWS, COLS>(dy_stages + stage * ROWS * COLS, p.dy, p.lddy, token0 + tile * ROWS, p.T, column, p.N,
                                 p.dy_aligned);
         if (tile == 0)
-            load_window<COLS, RP>(b_stages + b_stage * COLS * RP, p.b, p.R, column, p.N, 0, p.R, p.b_aligned);
+            load_window<COLS, RP>(b_stages + b_stage * COLS * RP, p.b, p.ldb, column, p.N, 0, p.R, p.b_aligned);
     };
     float ds[TILES][2][RP / 8][4], db[1][RP / 8][4];
 #pragma unroll
@@ -217,13 +217,14 @@ bool cuda_lora_bwd_pays(DType t, int N, int R, int T)
 }
 
 void cuda_lora_bwd(void *ds, int64_t ldds, float *db, const void *dy, int64_t lddy, const void *s, int64_t lds,
-                   const void *b, float scale, bool accumulate, int N, int R, int T, void *scratch, cudaStream_t stream)
+                   const void *b, int64_t ldb, float scale, bool accumulate, int N, int R, int T, void *scratch,
+                   cudaStream_t stream)
 {
     Lora p = {};
-    p.dy = (const bf16 *)dy, p.lddy = lddy, p.s = (const bf16 *)s, p.lds = lds, p.b = (const bf16 *)b;
+    p.dy = (const bf16 *)dy, p.lddy = lddy, p.s = (const bf16 *)s, p.lds = lds, p.b = (const bf16 *)b, p.ldb = ldb;
     p.ds_parts = (float *)scratch, p.db_parts = p.ds_parts + (int64_t)column_splits(N) * T * R;
     p.N = N, p.R = R, p.T = T;
-    p.dy_aligned = aligned(dy, lddy), p.s_aligned = aligned(s, lds), p.b_aligned = aligned(b, R);
+    p.dy_aligned = aligned(dy, lddy), p.s_aligned = aligned(s, lds), p.b_aligned = aligned(b, ldb);
     if (T && R <= 16) launch_lora<16>(p, stream);
     if (T && R > 16) launch_lora<MOST_RANKS>(p, stream);
     launch_sum<bf16>(ds, ldds, R, p.ds_parts, column_splits(N), (int64_t)T * R, scale, false, stream);

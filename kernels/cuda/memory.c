@@ -92,12 +92,26 @@ static CudaStage *take_stage(Device *d)
     return NULL;
 }
 
+static void sent(Device *d, CudaStage *s, cudaStream_t stream)
+{
+    cuda_note(d, cudaEventRecord(s->sent, stream), "cudaEventRecord");
+    pthread_mutex_unlock(&s->lock);
+}
+
 static void send_stage(Device *d, CudaStage *s, void *dst, size_t bytes)
 {
     const cudaStream_t stream = cuda_stream(d);
     cuda_note(d, cudaMemcpyAsync(dst, s->host, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
-    cuda_note(d, cudaEventRecord(s->sent, stream), "cudaEventRecord");
-    pthread_mutex_unlock(&s->lock);
+    sent(d, s, stream);
+}
+
+// `height` rows of `width` bytes, side by side in the piece, to rows that are `pitch` bytes apart
+static void send_rows(Device *d, CudaStage *s, void *dst, size_t pitch, size_t width, size_t height)
+{
+    const cudaStream_t stream = cuda_stream(d);
+    cuda_note(d, cudaMemcpy2DAsync(dst, pitch, s->host, width, width, height, cudaMemcpyHostToDevice, stream),
+              "cudaMemcpy2DAsync");
+    sent(d, s, stream);
 }
 
 static int cuda_upload(Device *d, void *dst, const void *src, size_t bytes)
@@ -127,7 +141,8 @@ static void put_row(char *to, DType to_t, const void *from, DType from_t, int fi
 }
 
 // A piece holds several short rows, or a part of a long one.
-int cuda_upload_rows(Device *d, void *dst, DType dst_t, const void *src, DType src_t, int64_t ld, int rows, int K)
+int cuda_upload_rows(Device *d, void *dst, DType dst_t, int64_t ldd, const void *src, DType src_t, int64_t ld, int rows,
+                     int K)
 {
     const size_t size = dtype_size(dst_t);
     const int some = MAX(1, (int)(STAGE_BYTES / ((size_t)K * size))), part = MIN(K, (int)(STAGE_BYTES / size));
@@ -139,28 +154,47 @@ int cuda_upload_rows(Device *d, void *dst, DType dst_t, const void *src, DType s
             for (int i = 0; i < n; i++)
                 put_row(s->host + (size_t)i * (size_t)width * size, dst_t,
                         (const char *)src + (size_t)(r + i) * (size_t)ld * dtype_size(src_t), src_t, k, width);
-            send_stage(d, s, (char *)dst + ((size_t)r * (size_t)K + (size_t)k) * size,
-                       (size_t)n * (size_t)width * size);
+            char *to = (char *)dst + ((size_t)r * (size_t)ldd + (size_t)k) * size;
+            if (ldd == width)
+                send_stage(d, s, to, (size_t)n * (size_t)width * size);
+            else
+                send_rows(d, s, to, (size_t)ldd * size, (size_t)width * size, (size_t)n);
         }
     return cuda_fault(d);
 }
 
-// Blocks go as they are and are decoded there, behind the copy; the piece is free when that is done.
-int cuda_upload_blocks(Device *d, void *dst, DType dst_t, const void *src, Quant format, size_t blocks)
+// n rows of `blocks` quantised blocks each go as they are and are decoded there, behind the copy; the piece is free when that is done.
+// `room`: NULL, or where they are decoded first, because the rows they are for do not lie side by side.
+static void send_blocks(Device *d, CudaStage *s, void *dst, DType dst_t, int64_t ldd, const void *src, Quant format,
+                        size_t n, size_t blocks, void *room)
 {
     const QuantFormat *q = &quant_formats[format];
-    const size_t bytes = (size_t)q->bytes, most = STAGE_BYTES / bytes, element = dtype_size(dst_t);
-    for (size_t at = 0; at < blocks; at += most) {
-        const size_t n = MIN(blocks - at, most);
-        CudaStage *s = take_stage(d);
-        if (!s) break;
-        const cudaStream_t stream = cuda_stream(d);
-        memcpy(s->host, (const char *)src + at * bytes, n * bytes);
-        cuda_note(d, cudaMemcpyAsync(s->device, s->host, n * bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
-        RUN(dequantize, (char *)dst + at * (size_t)q->block * element, dst_t, s->device, format, n);
-        cuda_note(d, cudaEventRecord(s->sent, stream), "cudaEventRecord");
-        pthread_mutex_unlock(&s->lock);
-    }
+    const cudaStream_t stream = cuda_stream(d);
+    const size_t bytes = n * blocks * (size_t)q->bytes;
+    const int64_t width = (int64_t)blocks * q->block;
+    memcpy(s->host, src, bytes);
+    cuda_note(d, cudaMemcpyAsync(s->device, s->host, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+    RUN(dequantize, room ? room : dst, dst_t, s->device, format, n * blocks);
+    if (room) RUN(convert_rows, dst, dst_t, ldd, room, dst_t, width, width, (int)n);
+    sent(d, s, stream);
+}
+
+int cuda_upload_blocks(Device *d, void *dst, DType dst_t, int64_t ldd, const void *src, Quant format, int rows, int K)
+{
+    const QuantFormat *q = &quant_formats[format];
+    const bool apart = ldd != K; // else they are one long row
+    const size_t element = dtype_size(dst_t), bytes = (size_t)q->bytes, block = (size_t)q->block;
+    const size_t lines = apart ? (size_t)rows : 1, line = (size_t)(K / q->block) * (apart ? 1 : (size_t)rows);
+    const size_t most = (STAGE_BYTES - ARENA_ALIGN) / (bytes + (apart ? block * element : 0));
+    const size_t some = MAX(1, most / MAX(line, 1)), part = MIN(line, most);
+    for (size_t r = 0; r < lines; r += some)
+        for (size_t at = 0; at < line; at += part) {
+            CudaStage *s = take_stage(d);
+            if (!s) return cuda_fault(d);
+            send_blocks(d, s, (char *)dst + (r * (size_t)ldd + at * block) * element, dst_t, ldd,
+                        (const char *)src + (r * line + at) * bytes, format, MIN(some, lines - r), MIN(part, line - at),
+                        apart ? s->device + ROUND_UP(most * bytes, ARENA_ALIGN) : NULL);
+        }
     return cuda_fault(d);
 }
 

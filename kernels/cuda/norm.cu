@@ -8,15 +8,15 @@
 // ---- forward ----
 template <typename T, int WARPS>
 __global__ void __launch_bounds__((WARPS == 1 ? NORM_ROWS : WARPS) * WARP)
-    rmsnorm_fwd(T *__restrict__ y, float *__restrict__ rstd, const T *__restrict__ x, const float *__restrict__ w,
-                float w_offset, float eps, int C, int rows)
+    rmsnorm_fwd(T *__restrict__ y, int64_t ldy, float *__restrict__ rstd, const T *__restrict__ x,
+                const float *__restrict__ w, float w_offset, float eps, int C, int rows)
 {
     constexpr int N = Pack<T>::N, THREADS = WARPS * WARP;
     __shared__ float scratch[2 * WARPS];
     const int64_t row = WARPS == 1 ? blockIdx.x * (int64_t)NORM_ROWS + threadIdx.x / WARP : blockIdx.x;
     const int thread = (int)threadIdx.x % THREADS;
     if (WARPS == 1 && row >= rows) return;
-    x += row * C, y += row * C;
+    x += row * C, y += row * ldy;
     Pack<T> held[NORM_HELD];
     float sum = 0;
 #pragma unroll
@@ -46,12 +46,12 @@ __global__ void __launch_bounds__((WARPS == 1 ? NORM_ROWS : WARPS) * WARP)
 
 template <typename T, int N>
 __global__ void __launch_bounds__(LONG_THREADS)
-    rmsnorm_fwd_long(T *__restrict__ y, float *__restrict__ rstd, const T *__restrict__ x, const float *__restrict__ w,
-                     float w_offset, float eps, int C)
+    rmsnorm_fwd_long(T *__restrict__ y, int64_t ldy, float *__restrict__ rstd, const T *__restrict__ x,
+                     const float *__restrict__ w, float w_offset, float eps, int C)
 {
     __shared__ float scratch[2 * LONG_WARPS];
     const int64_t row = blockIdx.x;
-    x += row * C, y += row * C;
+    x += row * C, y += row * ldy;
     float sum = 0;
     for (int c = (int)threadIdx.x * N; c < C; c += LONG_THREADS * N) {
         float v[N];
@@ -71,30 +71,30 @@ __global__ void __launch_bounds__(LONG_THREADS)
 }
 
 template <typename T>
-static void launch_rmsnorm_fwd(void *y, float *rstd, const void *x, const float *w, float w_offset, float eps, int C,
-                               int rows, cudaStream_t stream)
+static void launch_rmsnorm_fwd(void *y, int64_t ldy, float *rstd, const void *x, const float *w, float w_offset,
+                               float eps, int C, int rows, cudaStream_t stream)
 {
     constexpr int N = Pack<T>::N, WARP_HOLDS = WARP * NORM_HELD * N;
-    const bool wide = aligned16(y, x, w) && whole<N>(C);
+    const bool wide = aligned16(y, x, w) && whole<N>(C, ldy);
     const unsigned blocks = (unsigned)rows, few = (unsigned)((rows + NORM_ROWS - 1) / NORM_ROWS);
     T *to = (T *)y;
     const T *from = (const T *)x;
     if (wide && C <= WARP_HOLDS)
-        LAUNCH((rmsnorm_fwd<T, 1>), few, NORM_ROWS * WARP, 0, stream, to, rstd, from, w, w_offset, eps, C, rows);
+        LAUNCH((rmsnorm_fwd<T, 1>), few, NORM_ROWS * WARP, 0, stream, to, ldy, rstd, from, w, w_offset, eps, C, rows);
     else if (wide && C <= 4 * WARP_HOLDS)
-        LAUNCH((rmsnorm_fwd<T, 4>), blocks, 4 * WARP, 0, stream, to, rstd, from, w, w_offset, eps, C, rows);
+        LAUNCH((rmsnorm_fwd<T, 4>), blocks, 4 * WARP, 0, stream, to, ldy, rstd, from, w, w_offset, eps, C, rows);
     else if (wide && C <= 16 * WARP_HOLDS)
-        LAUNCH((rmsnorm_fwd<T, 16>), blocks, 16 * WARP, 0, stream, to, rstd, from, w, w_offset, eps, C, rows);
+        LAUNCH((rmsnorm_fwd<T, 16>), blocks, 16 * WARP, 0, stream, to, ldy, rstd, from, w, w_offset, eps, C, rows);
     else if (wide)
-        LAUNCH((rmsnorm_fwd_long<T, N>), blocks, LONG_THREADS, 0, stream, to, rstd, from, w, w_offset, eps, C);
+        LAUNCH((rmsnorm_fwd_long<T, N>), blocks, LONG_THREADS, 0, stream, to, ldy, rstd, from, w, w_offset, eps, C);
     else
-        LAUNCH((rmsnorm_fwd_long<T, 1>), blocks, LONG_THREADS, 0, stream, to, rstd, from, w, w_offset, eps, C);
+        LAUNCH((rmsnorm_fwd_long<T, 1>), blocks, LONG_THREADS, 0, stream, to, ldy, rstd, from, w, w_offset, eps, C);
 }
 
-void cuda_rmsnorm_fwd(DType t, void *y, float *rstd, const void *x, const float *w, float w_offset, float eps, int C,
-                      int T, cudaStream_t stream)
+void cuda_rmsnorm_fwd(DType t, void *y, int64_t ldy, float *rstd, const void *x, const float *w, float w_offset,
+                      float eps, int C, int T, cudaStream_t stream)
 {
-    if (T && C) BY_TYPE(t, launch_rmsnorm_fwd, y, rstd, x, w, w_offset, eps, C, T, stream);
+    if (T && C) BY_TYPE(t, launch_rmsnorm_fwd, y, ldy, rstd, x, w, w_offset, eps, C, T, stream);
 }
 
 // ---- backward ----
@@ -103,6 +103,7 @@ void cuda_rmsnorm_fwd(DType t, void *y, float *rstd, const void *x, const float 
 struct NormArgs {
     const float *rstd, *w;
     float w_offset;
+    int64_t lddx;
     int C, rows;
     bool accumulate;
 };
@@ -144,11 +145,11 @@ DEVICE void norm_row(T *dx, const T *dy, const T *x, const NormArgs &a, int64_t 
         const int c = (thread + h * THREADS) * N;
         if (!there || c >= a.C) continue;
         float v[N], old[N] = {};
-        if (a.accumulate) load_n<N>(old, dx + row * a.C + c);
+        if (a.accumulate) load_n<N>(old, dx + row * a.lddx + c);
 #pragma unroll
         for (int i = 0; i < N; i++)
             v[i] = fmaf(to_f32(held_x[h].v[i]), k, u[h][i] * to_f32(held_dy[h].v[i]) * r) + old[i];
-        store_n<N>(dx + row * a.C + c, v);
+        store_n<N>(dx + row * a.lddx + c, v);
     }
 }
 
@@ -206,7 +207,7 @@ __global__ void __launch_bounds__(LONG_THREADS) rmsnorm_bwd_long(T *dx, const T 
     __shared__ float scratch[2 * LONG_WARPS];
     const int64_t row = blockIdx.x;
     const float r = a.rstd[row];
-    dx += row * a.C, dy += row * a.C, x += row * a.C;
+    dx += row * a.lddx, dy += row * a.C, x += row * a.C;
     float dot = 0;
     for (int c = (int)threadIdx.x * N; c < a.C; c += LONG_THREADS * N) {
         float d[N], v[N], u[N];
@@ -270,7 +271,7 @@ static void launch_rmsnorm_bwd(void *dx, float *dw, const void *dy, const void *
                                cudaStream_t stream)
 {
     constexpr int N = Pack<T>::N, VECTORS = WARP * N;
-    const bool wide = aligned16(dx, dy, x, a.w, partial) && whole<N>(a.C);
+    const bool wide = aligned16(dx, dy, x, a.w, partial) && whole<N>(a.C, a.lddx);
     if (wide && a.C <= 2 * VECTORS)
         launch_held<T, 1, 2>(dx, dw, dy, x, a, partial, stream);
     else if (wide && a.C <= 4 * 2 * VECTORS)
@@ -294,9 +295,9 @@ size_t cuda_rmsnorm_bwd_scratch(int C, int T)
     return sizeof(float) * (size_t)C * partials;
 }
 
-void cuda_rmsnorm_bwd(DType t, void *dx, float *dw, const void *dy, const void *x, const float *rstd, const float *w,
-                      float w_offset, bool accumulate, int C, int T, void *scratch, cudaStream_t stream)
+void cuda_rmsnorm_bwd(DType t, void *dx, int64_t lddx, float *dw, const void *dy, const void *x, const float *rstd,
+                      const float *w, float w_offset, bool accumulate, int C, int T, void *scratch, cudaStream_t stream)
 {
-    const NormArgs a = {rstd, w, w_offset, C, T, accumulate};
+    const NormArgs a = {rstd, w, w_offset, lddx, C, T, accumulate};
     if (T && C) BY_TYPE(t, launch_rmsnorm_bwd, dx, dw, dy, x, a, (float *)scratch, stream);
 }

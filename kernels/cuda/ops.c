@@ -6,24 +6,29 @@
 #include <string.h>
 
 // ---- weights --------------------------------------------------------------------------------------------------------
-static void *row_of(const Packed *w, int n)
+static int64_t stride(const Packed *w)
 {
-    return (char *)w->data + (size_t)n * (size_t)w->K * dtype_size(w->t);
+    return w->ld ? w->ld : w->K;
+}
+
+static void *place_of(const Packed *w, int row, int column)
+{
+    return (char *)w->data + (size_t)(row * stride(w) + column) * dtype_size(w->t);
 }
 
 void cuda_op_linear_pack(Device *d, Packed *w, int n0, int rows, const void *src, DType src_t, int64_t ld)
 {
     if (!rows) return;
     if (device_owns(d, src))
-        RUN(convert_rows, row_of(w, n0), w->t, w->K, src, src_t, ld, w->K, rows);
+        RUN(convert_rows, place_of(w, n0, 0), w->t, stride(w), src, src_t, ld, w->K, rows);
     else
-        (void)cuda_upload_rows(d, row_of(w, n0), w->t, src, src_t, ld, rows, w->K); // its fault is noted
+        (void)cuda_upload_rows(d, place_of(w, n0, 0), w->t, stride(w), src, src_t, ld, rows,
+                               w->K); // its fault is noted
 }
 
 void cuda_op_linear_pack_blocks(Device *d, Packed *w, int n0, int rows, const void *src, Quant format)
 {
-    const size_t blocks = (size_t)rows * (size_t)(w->K / quant_formats[format].block);
-    (void)cuda_upload_blocks(d, row_of(w, n0), w->t, src, format, blocks); // as above
+    (void)cuda_upload_blocks(d, place_of(w, n0, 0), w->t, stride(w), src, format, rows, w->K); // as above
 }
 
 static void unpack_to_host(Device *d, const Packed *w, int n0, int rows, void *dst, DType dst_t, int64_t ld)
@@ -31,7 +36,7 @@ static void unpack_to_host(Device *d, const Packed *w, int n0, int rows, void *d
     const size_t row = (size_t)w->K * dtype_size(dst_t), bytes = (size_t)rows * row;
     void *converted = cuda_scratch(d, bytes);
     if (!converted) return;
-    RUN(convert_rows, converted, dst_t, w->K, row_of(w, n0), w->t, w->K, w->K, rows);
+    RUN(convert_rows, converted, dst_t, w->K, place_of(w, n0, 0), w->t, stride(w), w->K, rows);
     char *host = ld == w->K ? dst : xmalloc(bytes);
     (void)d->download(d, host, converted, bytes); // as above
     if (host == dst) return;
@@ -44,34 +49,61 @@ void cuda_op_linear_unpack(Device *d, const Packed *w, int n0, int rows, void *d
 {
     if (!rows) return;
     if (device_owns(d, dst))
-        RUN(convert_rows, dst, dst_t, ld, row_of(w, n0), w->t, w->K, w->K, rows);
+        RUN(convert_rows, dst, dst_t, ld, place_of(w, n0, 0), w->t, stride(w), w->K, rows);
     else
         unpack_to_host(d, w, n0, rows, dst, dst_t, ld);
 }
 
+// A matrix as products take it
+typedef struct Operand {
+    const void *p;
+    int64_t ld;
+} Operand;
+
 // The weight's values in the type of the activations: products want both alike. Seldom another than its own.
-static const void *values_as(Device *d, DType t, const Packed *w)
+static Operand values_as(Device *d, DType t, const Packed *w)
 {
-    if (w->t == t) return w->data;
-    const size_t n = (size_t)w->N * (size_t)w->K;
-    void *converted = cuda_scratch(d, n * dtype_size(t));
-    if (converted) RUN(convert, converted, t, w->data, w->t, n);
-    return converted;
+    if (w->t == t) return (Operand){w->data, stride(w)};
+    void *converted = cuda_scratch(d, (size_t)w->N * (size_t)w->K * dtype_size(t));
+    if (converted) RUN(convert_rows, converted, t, w->K, w->data, w->t, stride(w), w->K, w->N);
+    return (Operand){converted, w->K};
 }
 
 // ---- linear layers --------------------------------------------------------------------------------------------------
-// Each product adds to what is there already, so that residual and low-rank term cost a pass over y and no kernel of their own. The
-// small product goes first: what it leaves is rounded once more, and it is small.
+// Whether the low-rank term's factors lie in the borders of the base's: s right behind the `inner` columns of x, and the adapter's part
+// at `beside` in the same matrix as the weight.
+static bool bordered(DType t, const void *x, int64_t ldx, int inner, const Packed *w, const void *beside,
+                     const LowRank *lr)
+{
+    return w->t == t && lr->w->t == t && lr->w->data == beside && stride(lr->w) == stride(w) && lr->lds == ldx &&
+           lr->s == (const char *)x + (size_t)inner * dtype_size(t);
+}
+
+// Where they do not, a product of its own, which the base's adds to: a pass over the result more, and another rounding. It goes first:
+// what it leaves is small.
 static void low_rank_first(Device *d, CudaGemm *g, const LowRank *lr)
 {
-    if (!lr || !lr->R) return;
     CudaGemm small = *g;
+    const Operand b = values_as(d, g->in, lr->w);
     small.K = lr->R;
     small.a = lr->s, small.lda = lr->lds;
-    small.b = values_as(d, g->in, lr->w), small.ldb = lr->w->K;
+    small.b = b.p, small.ldb = b.ld;
     cuda_gemm(d, &small);
     g->c = g->out;
     g->beta = 1;
+}
+
+// g: all but a, b and K, the base's `inner` columns of x and rows or columns of w.
+static void product(Device *d, CudaGemm *g, const void *x, int64_t ldx, int inner, const Packed *w, const void *beside,
+                    const LowRank *lr)
+{
+    const bool two = lr && lr->R, one = two && bordered(g->in, x, ldx, inner, w, beside, lr);
+    if (two && !one) low_rank_first(d, g, lr);
+    const Operand b = values_as(d, g->in, w);
+    g->K = inner + (one ? lr->R : 0);
+    g->a = x, g->lda = ldx;
+    g->b = b.p, g->ldb = b.ld;
+    cuda_gemm(d, g);
 }
 
 void cuda_op_linear_fwd(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const Packed *w,
@@ -81,11 +113,7 @@ void cuda_op_linear_fwd(Device *d, DType t, void *y, int64_t ldy, const void *x,
         .M = T, .N = w->N, .b_turned = true, .in = t, .out_t = t, .out = y, .ldout = ldy, .ldc = ldy, .alpha = 1};
     g.c = residual ? residual : y;
     g.beta = residual ? 1 : 0;
-    low_rank_first(d, &g, lr);
-    g.K = w->K;
-    g.a = x, g.lda = ldx;
-    g.b = values_as(d, t, w), g.ldb = w->K;
-    cuda_gemm(d, &g);
+    product(d, &g, x, ldx, w->K, w, place_of(w, 0, w->K), lr);
     if (bias) RUN(scale_cols, t, y, ldy, y, ldy, NULL, bias, NULL, w->N, T);
 }
 
@@ -94,11 +122,7 @@ void cuda_op_linear_dx(Device *d, DType t, void *dx, int64_t lddx, const void *d
 {
     CudaGemm g = {.M = T, .N = w->K, .in = t, .out_t = t, .out = dx, .ldout = lddx, .c = dx, .ldc = lddx, .alpha = 1};
     g.beta = accumulate ? 1 : 0;
-    low_rank_first(d, &g, lr);
-    g.K = w->N;
-    g.a = dy, g.lda = lddy;
-    g.b = values_as(d, t, w), g.ldb = w->K;
-    cuda_gemm(d, &g);
+    product(d, &g, dy, lddy, w->N, w, place_of(w, w->N, 0), lr);
 }
 
 void cuda_op_linear_dw(Device *d, DType t, float *dw, const void *dy, int64_t lddy, const void *x, int64_t ldx, int N,
@@ -131,6 +155,7 @@ void cuda_op_bias_grad(Device *d, DType t, float *db, const void *dy, int64_t ld
 void cuda_op_lora_s(Device *d, DType t, void *s, int64_t lds, const void *x, int64_t ldx, const Packed *a, float scale,
                     int T)
 {
+    const Operand A = values_as(d, t, a);
     cuda_gemm(d, &(CudaGemm){.M = T,
                              .N = a->N,
                              .K = a->K,
@@ -139,8 +164,8 @@ void cuda_op_lora_s(Device *d, DType t, void *s, int64_t lds, const void *x, int
                              .out_t = t,
                              .a = x,
                              .lda = ldx,
-                             .b = values_as(d, t, a),
-                             .ldb = a->K,
+                             .b = A.p,
+                             .ldb = A.ld,
                              .out = s,
                              .ldout = lds,
                              .alpha = scale});
@@ -149,6 +174,7 @@ void cuda_op_lora_s(Device *d, DType t, void *s, int64_t lds, const void *x, int
 static void low_rank_products(Device *d, DType t, void *ds, int64_t ldds, float *db, const void *dy, int64_t lddy,
                               const void *s, int64_t lds, const Packed *b, float scale, bool accumulate, int T)
 {
+    const Operand B = values_as(d, t, b);
     cuda_gemm(d, &(CudaGemm){.M = T,
                              .N = b->K,
                              .K = b->N,
@@ -156,8 +182,8 @@ static void low_rank_products(Device *d, DType t, void *ds, int64_t ldds, float 
                              .out_t = t,
                              .a = dy,
                              .lda = lddy,
-                             .b = values_as(d, t, b),
-                             .ldb = b->K,
+                             .b = B.p,
+                             .ldb = B.ld,
                              .out = ds,
                              .ldout = ldds,
                              .alpha = scale});
@@ -173,7 +199,7 @@ void cuda_op_lora_bwd(Device *d, DType t, void *ds, int64_t ldds, float *db, con
         return;
     }
     void *scratch = cuda_scratch(d, cuda_lora_bwd_scratch(N, R, T));
-    RUN(lora_bwd, ds, ldds, db, dy, lddy, s, lds, b->data, scale, accumulate, N, R, T, scratch);
+    RUN(lora_bwd, ds, ldds, db, dy, lddy, s, lds, b->data, stride(b), scale, accumulate, N, R, T, scratch);
 }
 
 // ---- DoRA -----------------------------------------------------------------------------------------------------------
@@ -196,7 +222,8 @@ void cuda_op_lora_row_squares(Device *d, DType t, float *out, const Packed *w, c
 {
     (void)t;
     void *scratch = cuda_scratch(d, cuda_lora_row_squares_scratch(w->N, w->K));
-    RUN(lora_row_squares, out, w->t, w->data, a->t, a->data, b->t, b->data, scale, w->N, w->K, a->N, scratch);
+    RUN(lora_row_squares, out, w->t, w->data, stride(w), a->t, a->data, stride(a), b->t, b->data, stride(b), scale,
+        w->N, w->K, a->N, scratch);
 }
 
 void cuda_op_dora_gain(Device *d, float *gain, float *inv_norm, float *gain_less, float *magnitude, bool fresh, int N)
@@ -207,6 +234,7 @@ void cuda_op_dora_gain(Device *d, float *gain, float *inv_norm, float *gain_less
 // ---- embedding, norms, rotary, activations --------------------------------------------------------------------------
 void cuda_op_embed_fwd(Device *d, DType t, void *x, const Packed *table, const int32_t *tokens, float scale, int T)
 {
+    ASSERT(stride(table) == table->K);
     RUN(embed_fwd, t, x, table->t, table->data, tokens, scale, table->N, table->K, T);
 }
 
@@ -216,17 +244,17 @@ void cuda_op_embed_bwd(Device *d, DType t, float *dtable, const void *dx, const 
     RUN(embed_bwd, t, dtable, dx, tokens, scale, V, C, T);
 }
 
-void cuda_op_rmsnorm_fwd(Device *d, DType t, void *y, float *rstd, const void *x, const float *w, float w_offset,
-                         float eps, int C, int T)
+void cuda_op_rmsnorm_fwd(Device *d, DType t, void *y, int64_t ldy, float *rstd, const void *x, const float *w,
+                         float w_offset, float eps, int C, int T)
 {
-    RUN(rmsnorm_fwd, t, y, rstd, x, w, w_offset, eps, C, T);
+    RUN(rmsnorm_fwd, t, y, ldy, rstd, x, w, w_offset, eps, C, T);
 }
 
-void cuda_op_rmsnorm_bwd(Device *d, DType t, void *dx, float *dw, const void *dy, const void *x, const float *rstd,
-                         const float *w, float w_offset, bool accumulate, int C, int T)
+void cuda_op_rmsnorm_bwd(Device *d, DType t, void *dx, int64_t lddx, float *dw, const void *dy, const void *x,
+                         const float *rstd, const float *w, float w_offset, bool accumulate, int C, int T)
 {
     void *scratch = dw ? cuda_scratch(d, cuda_rmsnorm_bwd_scratch(C, T)) : NULL;
-    RUN(rmsnorm_bwd, t, dx, dw, dy, x, rstd, w, w_offset, accumulate, C, T, scratch);
+    RUN(rmsnorm_bwd, t, dx, lddx, dw, dy, x, rstd, w, w_offset, accumulate, C, T, scratch);
 }
 
 void cuda_op_layernorm_fwd(Device *d, DType t, void *y, float *mean, float *rstd, const void *x, const float *w,
@@ -248,14 +276,15 @@ void cuda_op_rope(Device *d, DType t, void *x, int64_t ldx, const float *cos, co
     RUN(rope, t, x, ldx, cos, sin, pos, heads, D, rot, inverse, T);
 }
 
-void cuda_op_swiglu_fwd(Device *d, DType t, void *a, const void *gu, int F, int T)
+void cuda_op_swiglu_fwd(Device *d, DType t, void *a, int64_t lda, const void *gu, int64_t ldgu, int F, int T)
 {
-    RUN(swiglu_fwd, t, a, gu, F, T);
+    RUN(swiglu_fwd, t, a, lda, gu, ldgu, F, T);
 }
 
-void cuda_op_swiglu_bwd(Device *d, DType t, void *dgu, void *a, const void *da, const void *gu, int F, int T)
+void cuda_op_swiglu_bwd(Device *d, DType t, void *dgu, void *a, int64_t lda, const void *da, const void *gu,
+                        int64_t ldgu, int F, int T)
 {
-    RUN(swiglu_bwd, t, dgu, a, da, gu, F, T);
+    RUN(swiglu_bwd, t, dgu, a, lda, da, gu, ldgu, F, T);
 }
 
 void cuda_op_gelu_fwd(Device *d, DType t, Gelu kind, void *y, const void *x, size_t n)
@@ -268,14 +297,15 @@ void cuda_op_gelu_bwd(Device *d, DType t, Gelu kind, void *dx, const void *dy, c
     RUN(gelu_bwd, t, kind, dx, dy, x, n);
 }
 
-void cuda_op_geglu_fwd(Device *d, DType t, Gelu kind, void *a, const void *gu, int F, int T)
+void cuda_op_geglu_fwd(Device *d, DType t, Gelu kind, void *a, int64_t lda, const void *gu, int64_t ldgu, int F, int T)
 {
-    RUN(geglu_fwd, t, kind, a, gu, F, T);
+    RUN(geglu_fwd, t, kind, a, lda, gu, ldgu, F, T);
 }
 
-void cuda_op_geglu_bwd(Device *d, DType t, Gelu kind, void *dgu, void *a, const void *da, const void *gu, int F, int T)
+void cuda_op_geglu_bwd(Device *d, DType t, Gelu kind, void *dgu, void *a, int64_t lda, const void *da, const void *gu,
+                       int64_t ldgu, int F, int T)
 {
-    RUN(geglu_bwd, t, kind, dgu, a, da, gu, F, T);
+    RUN(geglu_bwd, t, kind, dgu, a, lda, da, gu, ldgu, F, T);
 }
 
 void cuda_op_gather_rows(Device *d, DType t, void *y, const void *x, const int32_t *idx, int C, int rows)
@@ -283,10 +313,11 @@ void cuda_op_gather_rows(Device *d, DType t, void *y, const void *x, const int32
     RUN(gather_rows, t, y, x, idx, C, rows);
 }
 
-void cuda_op_scatter_rows(Device *d, DType t, void *x, const void *y, const int32_t *idx, int C, int rows, int T)
+void cuda_op_scatter_rows(Device *d, DType t, void *x, int64_t ldx, const void *y, const int32_t *idx, int C, int rows,
+                          int T)
 {
     void *scratch = cuda_scratch(d, cuda_scatter_rows_scratch(T));
-    RUN(scatter_rows, t, x, y, idx, C, rows, T, scratch);
+    RUN(scatter_rows, t, x, ldx, y, idx, C, rows, T, scratch);
 }
 
 void cuda_op_dropout(Device *d, DType t, void *y, int64_t ldy, const void *x, int64_t ldx, const uint64_t *row_key,

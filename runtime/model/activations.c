@@ -9,6 +9,11 @@ size_t act_bytes(const Activations *a, int64_t rows, int64_t cols)
     return (size_t)rows * (size_t)cols * dtype_size(a->m->t);
 }
 
+int64_t attention_ld(const Activations *a)
+{
+    return (int64_t)a->m->cut.NH * a->m->cfg.D + a->room;
+}
+
 // Rank of the adapter on a linear layer; of the widest one in any layer when a set is shared by all (l < 0).
 static int adapter_rank(const Model *m, int l, ParamId id)
 {
@@ -20,6 +25,28 @@ static int adapter_rank(const Model *m, int l, ParamId id)
     return R;
 }
 
+// The widest bordered adapter: what the rows that linears read need behind them.
+static int widest_border(const Model *m)
+{
+    int R = 0;
+    for (int i = 0; i < m->n_param; i++) {
+        const Adapter *ad = m->param[i].adapter;
+        if (ad && ad->bordered) R = MAX(R, ad->R);
+    }
+    return R;
+}
+
+// o keeps its linear's s in its own room.
+static bool keeps_s(const Model *m, int l, ParamId id)
+{
+    bool apart = id != P_O;
+    for (int i = MAX(l, 0); i < (l < 0 ? m->cfg.L : l + 1); i++) {
+        const Param *p = m->layer[i].p[id];
+        if (p && p->adapter && !p->adapter->bordered) apart = true;
+    }
+    return apart;
+}
+
 // l < 0: a set that every layer uses in turn
 static void carve_layer(Activations *a, Arena *step, LayerActs *k, int l)
 {
@@ -29,13 +56,14 @@ static void carve_layer(Activations *a, Arena *step, LayerActs *k, int l)
     k->rstd1 = arena_alloc(step, (size_t)rows * sizeof(float));
     k->q = arena_alloc(step, act_bytes(a, T, Q));
     k->kv = arena_alloc(step, act_bytes(a, T, 2 * KVW));
-    k->o = arena_alloc(step, act_bytes(a, T, Q));
+    k->o = arena_alloc(step, act_bytes(a, T, attention_ld(a)));
     k->lse = a->train ? arena_alloc(step, (size_t)T * (size_t)cut->NH * sizeof(float)) : NULL;
     k->x_mid = arena_alloc(step, act_bytes(a, rows, c->C));
     k->rstd2 = arena_alloc(step, (size_t)rows * sizeof(float));
-    k->gu = arena_alloc(step, act_bytes(a, T, 2 * cut->F));
+    k->gu = arena_alloc(step, act_bytes(a, T, 2 * (cut->F + a->room)));
     for (int id = 0; id < P_COUNT; id++)
-        k->s[id] = arena_alloc(step, act_bytes(a, T, adapter_rank(a->m, l, (ParamId)id)));
+        if (keeps_s(a->m, l, (ParamId)id))
+            k->s[id] = arena_alloc(step, act_bytes(a, T, adapter_rank(a->m, l, (ParamId)id)));
 }
 
 static void carve_layers(Activations *a, Arena *step)
@@ -76,13 +104,13 @@ static void carve_backward(Activations *a, Arena *step)
             largest = MAX(largest, (size_t)m->trained[i].N * (size_t)m->trained[i].K);
     a->drop = arena_alloc(step, act_bytes(a, T, dropped));
     a->ds = arena_alloc(step, act_bytes(a, T, R));
-    a->u = arena_alloc(step, act_bytes(a, T, scaled));
-    a->dx = arena_alloc(step, act_bytes(a, stream_rows_max(m, T), c->C));
+    a->u = arena_alloc(step, act_bytes(a, T, scaled ? scaled + a->room : 0));
+    a->dx = arena_alloc(step, act_bytes(a, stream_rows_max(m, T), c->C + a->stream_room));
     a->dh = arena_alloc(step, act_bytes(a, T, c->C));
     a->da = arena_alloc(step, act_bytes(a, T, cut->F));
-    a->dq = arena_alloc(step, act_bytes(a, T, cut->NH * c->D));
-    a->dkv = arena_alloc(step, act_bytes(a, T, 2 * cut->KV * c->D));
-    a->dout = arena_alloc(step, act_bytes(a, T, cut->NH * c->D));
+    a->dq = arena_alloc(step, act_bytes(a, T, cut->NH * c->D + a->room));
+    a->dkv = arena_alloc(step, act_bytes(a, T, 2 * (cut->KV * c->D + a->room)));
+    a->dout = arena_alloc(step, act_bytes(a, T, attention_ld(a)));
     a->dhead = arena_alloc(step, act_bytes(a, a->M_max, c->C));
     a->dw = arena_alloc(step, largest * sizeof(float));
     if (m->top[P_EMBED]->slot >= 0) a->dembed = arena_alloc(step, (size_t)cut->V * (size_t)c->C * sizeof(float));
@@ -93,11 +121,14 @@ int activations_open(Activations **out, Model *m, Arena *step, int T, int S, int
     const ModelConfig *c = &m->cfg;
     Activations *a = xcalloc(1, sizeof *a);
     *a = (Activations){.m = m, .T_max = T, .S_max = S, .M_max = M, .train = train, .recompute = recompute};
+    a->room = widest_border(m);
+    // rows that ranks exchange, or that the embedding's gradient is taken from, lie side by side
+    a->stream_room = m->sequence || m->top[P_EMBED]->slot >= 0 ? 0 : a->room;
     a->layer = xcalloc((size_t)c->L, sizeof *a->layer);
     carve_layers(a, step);
-    a->h = arena_alloc(step, act_bytes(a, T, c->C));
+    a->h = arena_alloc(step, act_bytes(a, T, c->C + a->stream_room));
     if (m->sequence) a->full = arena_alloc(step, act_bytes(a, T, c->C));
-    a->a = arena_alloc(step, act_bytes(a, T, m->cut.F));
+    a->a = arena_alloc(step, act_bytes(a, T, m->cut.F + a->room));
     a->hg = arena_alloc(step, act_bytes(a, M, c->C));
     a->hn = arena_alloc(step, act_bytes(a, M, c->C));
     a->rstd_f = arena_alloc(step, (size_t)M * sizeof(float));

@@ -117,11 +117,11 @@ static int cached_layer(Activations *a, const KvCache *k, int l, int n)
     const ModelConfig *c = &m->cfg;
     Device *d = m->dev;
     LayerActs *y = &a->layer[l];
-    const int64_t Q = (int64_t)m->cut.NH * c->D, KVW = (int64_t)m->cut.KV * c->D;
+    const int64_t Q = (int64_t)m->cut.NH * c->D, KVW = (int64_t)m->cut.KV * c->D, ldo = attention_ld(a);
     char *rows = layer_rows(k, l);
     TRY(layer_qkv(a, l, y));
     append_rows(a, k, l, y->kv, n);
-    d->op.attn_fwd(d, a->m->t, y->o, Q, NULL, y->q, Q, rows, rows + (size_t)KVW * dtype_size(a->m->t), 2 * KVW,
+    d->op.attn_fwd(d, a->m->t, y->o, ldo, NULL, y->q, Q, rows, rows + (size_t)KVW * dtype_size(a->m->t), 2 * KVW,
                    &a->shape);
     return layer_mlp(a, l, y, l + 1 < c->L ? a->layer[l + 1].x : a->x_out);
 }

@@ -13,11 +13,16 @@
 #include <string.h>
 
 // ---- forward --------------------------------------------------------------------------------------------------------
-static LinearIn linear_in(const Activations *a, int l, LayerActs *k, ParamId id, ParamId bias, const void *x,
-                          int64_t ldx)
+static LinearIn linear_in(const Activations *a, int l, LayerActs *k, ParamId id, ParamId bias, Columns x)
 {
     const Layer *y = &a->m->layer[l];
-    return (LinearIn){.p = y->p[id], .bias = y->p[bias], .x = x, .ldx = ldx, .s = k->s[id]};
+    return (LinearIn){.p = y->p[id], .bias = y->p[bias], .x = x, .s = k->s[id]};
+}
+
+// A matrix of its own, `width` columns and what room there is.
+static Columns with_room(void *x, int64_t width, int room)
+{
+    return (Columns){x, width + room, room};
 }
 
 // a->h (T,C): all rows, normed, of the stream x
@@ -26,8 +31,8 @@ static int block_input(Activations *a, float *rstd, const void *x, const Param *
     const ModelConfig *c = &a->m->cfg;
     Device *d = a->m->dev;
     const Rows own = stream_rows(a);
-    d->op.rmsnorm_fwd(d, a->m->t, row_of(a, a->h, own.row0), rstd, x, w->vec, c->norm_offset, c->norm_eps, c->C,
-                      own.rows);
+    d->op.rmsnorm_fwd(d, a->m->t, row_of(a, a->h, own.row0), c->C + a->stream_room, rstd, x, w->vec, c->norm_offset,
+                      c->norm_eps, c->C, own.rows);
     return stream_complete(a, a->h);
 }
 
@@ -36,7 +41,8 @@ static int block_input_gradient(Activations *a, GradSet *g, const Param *w, cons
 {
     const Rows own = stream_rows(a);
     TRY(stream_sum(a, a->dh));
-    return norm_gradient(a, g, w, a->dx, row_of(a, a->dh, own.row0), x, rstd, true, own.rows);
+    return norm_gradient(a, g, w, a->dx, a->m->cfg.C + a->stream_room, row_of(a, a->dh, own.row0), x, rstd, true,
+                         own.rows);
 }
 
 static void *column(const Activations *a, void *base, int64_t col)
@@ -53,44 +59,44 @@ static int64_t kv_width(const Model *m)
     return (int64_t)m->cut.KV * m->cfg.D;
 }
 
-static void rotate(Activations *a, void *q, void *k, bool inverse)
+static void rotate(Activations *a, void *q, int64_t ldq, void *k, int64_t ldk, bool inverse)
 {
     const Model *m = a->m;
     const ModelConfig *c = &m->cfg;
     Device *d = m->dev;
-    d->op.rope(d, m->t, q, q_width(m), m->rope_cos, m->rope_sin, a->pos, m->cut.NH, c->D, c->rot, inverse, a->T);
-    d->op.rope(d, m->t, k, 2 * kv_width(m), m->rope_cos, m->rope_sin, a->pos, m->cut.KV, c->D, c->rot, inverse, a->T);
+    d->op.rope(d, m->t, q, ldq, m->rope_cos, m->rope_sin, a->pos, m->cut.NH, c->D, c->rot, inverse, a->T);
+    d->op.rope(d, m->t, k, ldk, m->rope_cos, m->rope_sin, a->pos, m->cut.KV, c->D, c->rot, inverse, a->T);
 }
 
 // projections of the attention block: k->q and k->kv, rotated
 int layer_qkv(Activations *a, int l, LayerActs *k)
 {
-    const int C = a->m->cfg.C;
-    const int64_t KVW = kv_width(a->m);
+    const int64_t Q = q_width(a->m), KVW = kv_width(a->m);
+    const Columns h = with_room(a->h, a->m->cfg.C, a->stream_room);
     TRY(block_input(a, k->rstd1, k->x, a->m->layer[l].p[P_ATTN_NORM]));
-    LinearIn q = linear_in(a, l, k, P_Q, P_Q_BIAS, a->h, C), kk = linear_in(a, l, k, P_K, P_K_BIAS, a->h, C),
-             v = linear_in(a, l, k, P_V, P_V_BIAS, a->h, C);
-    linear_forward(a, &q, k->q, q_width(a->m), NULL);
+    LinearIn q = linear_in(a, l, k, P_Q, P_Q_BIAS, h), kk = linear_in(a, l, k, P_K, P_K_BIAS, h),
+             v = linear_in(a, l, k, P_V, P_V_BIAS, h);
+    linear_forward(a, &q, k->q, Q, NULL);
     linear_forward(a, &kk, k->kv, 2 * KVW, NULL);
     linear_forward(a, &v, column(a, k->kv, KVW), 2 * KVW, NULL);
-    rotate(a, k->q, k->kv, false);
+    rotate(a, k->q, Q, k->kv, 2 * KVW, false);
     return OK;
 }
 
 // from attention's output k->o to the layer's output
 int layer_mlp(Activations *a, int l, LayerActs *k, void *x_next)
 {
-    const int C = a->m->cfg.C;
-    const int64_t F = a->m->cut.F;
+    const int64_t F = a->m->cut.F, half = F + a->room;
+    const Columns h = with_room(a->h, a->m->cfg.C, a->stream_room), act = with_room(a->a, F, a->room);
     Device *d = a->m->dev;
-    LinearIn o = linear_in(a, l, k, P_O, P_O_BIAS, k->o, q_width(a->m));
+    LinearIn o = linear_in(a, l, k, P_O, P_O_BIAS, with_room(k->o, q_width(a->m), a->room));
     TRY(block_output(a, &o, k->x_mid, k->x));
     TRY(block_input(a, k->rstd2, k->x_mid, a->m->layer[l].p[P_MLP_NORM]));
-    LinearIn gate = linear_in(a, l, k, P_GATE, P_GATE_BIAS, a->h, C), up = linear_in(a, l, k, P_UP, P_UP_BIAS, a->h, C);
-    linear_forward(a, &gate, k->gu, 2 * F, NULL);
-    linear_forward(a, &up, column(a, k->gu, F), 2 * F, NULL);
-    d->op.swiglu_fwd(d, a->m->t, a->a, k->gu, (int)F, a->T);
-    LinearIn down = linear_in(a, l, k, P_DOWN, P_DOWN_BIAS, a->a, F);
+    LinearIn gate = linear_in(a, l, k, P_GATE, P_GATE_BIAS, h), up = linear_in(a, l, k, P_UP, P_UP_BIAS, h);
+    linear_forward(a, &gate, k->gu, 2 * half, NULL);
+    linear_forward(a, &up, column(a, k->gu, half), 2 * half, NULL);
+    d->op.swiglu_fwd(d, a->m->t, act.at, act.ld, k->gu, 2 * half, (int)F, a->T);
+    LinearIn down = linear_in(a, l, k, P_DOWN, P_DOWN_BIAS, act);
     return block_output(a, &down, x_next, k->x_mid);
 }
 
@@ -99,7 +105,8 @@ static int layer_forward(Activations *a, int l, LayerActs *k, void *x_next)
     Device *d = a->m->dev;
     const int64_t Q = q_width(a->m), KVW = kv_width(a->m);
     TRY(layer_qkv(a, l, k));
-    d->op.attn_fwd(d, a->m->t, k->o, Q, k->lse, k->q, Q, k->kv, column(a, k->kv, KVW), 2 * KVW, &a->shape);
+    d->op.attn_fwd(d, a->m->t, k->o, attention_ld(a), k->lse, k->q, Q, k->kv, column(a, k->kv, KVW), 2 * KVW,
+                   &a->shape);
     return layer_mlp(a, l, k, x_next);
 }
 
@@ -196,20 +203,23 @@ static int lowest_layer(const Model *m)
 static int mlp_backward(Activations *a, int l, LayerActs *k, GradSet *g)
 {
     const int C = a->m->cfg.C;
-    const int64_t F = a->m->cut.F;
+    const int64_t F = a->m->cut.F, half = F + a->room, ldgu = 2 * half;
     const DType t = a->m->t;
+    const Columns h = with_room(a->h, C, a->stream_room), act = with_room(a->a, F, a->room);
+    const Columns dgate = {k->gu, ldgu, a->room}, dup = {column(a, k->gu, half), ldgu, a->room};
     Device *d = a->m->dev;
     const Layer *y = &a->m->layer[l];
     void *dy;
     TRY(stream_gather(a, a->dx, &dy));
-    if (linear_trained(y->p[P_DOWN], y->p[P_DOWN_BIAS])) d->op.swiglu_fwd(d, t, a->a, k->gu, (int)F, a->T);
-    LinearIn down = linear_in(a, l, k, P_DOWN, P_DOWN_BIAS, a->a, F);
-    TRY(linear_backward(a, &down, a->da, F, false, dy, C, g));
-    d->op.swiglu_bwd(d, t, k->gu, NULL, a->da, k->gu, (int)F, a->T); // gu becomes its own gradient
+    if (linear_trained(y->p[P_DOWN], y->p[P_DOWN_BIAS]))
+        d->op.swiglu_fwd(d, t, act.at, act.ld, k->gu, ldgu, (int)F, a->T);
+    LinearIn down = linear_in(a, l, k, P_DOWN, P_DOWN_BIAS, act);
+    TRY(linear_backward(a, &down, a->da, F, false, with_room(dy, C, a->stream_room), g));
+    d->op.swiglu_bwd(d, t, k->gu, NULL, 0, a->da, k->gu, ldgu, (int)F, a->T); // gu becomes its own gradient
     TRY(block_input(a, k->rstd2, k->x_mid, y->p[P_MLP_NORM]));
-    LinearIn gate = linear_in(a, l, k, P_GATE, P_GATE_BIAS, a->h, C), up = linear_in(a, l, k, P_UP, P_UP_BIAS, a->h, C);
-    TRY(linear_backward(a, &gate, a->dh, C, false, k->gu, 2 * F, g));
-    TRY(linear_backward(a, &up, a->dh, C, true, column(a, k->gu, F), 2 * F, g));
+    LinearIn gate = linear_in(a, l, k, P_GATE, P_GATE_BIAS, h), up = linear_in(a, l, k, P_UP, P_UP_BIAS, h);
+    TRY(linear_backward(a, &gate, a->dh, C, false, dgate, g));
+    TRY(linear_backward(a, &up, a->dh, C, true, dup, g));
     return block_input_gradient(a, g, y->p[P_MLP_NORM], k->x_mid, k->rstd2);
 }
 
@@ -219,22 +229,24 @@ static int attention_backward(Activations *a, int l, LayerActs *k, bool below, G
     const int C = a->m->cfg.C;
     Device *d = a->m->dev;
     const Layer *y = &a->m->layer[l];
-    const int64_t Q = q_width(a->m), KVW = kv_width(a->m);
-    void *v = column(a, k->kv, KVW), *dv = column(a, a->dkv, KVW), *dy;
+    const int64_t Q = q_width(a->m), KVW = kv_width(a->m), ldo = attention_ld(a), half = KVW + a->room;
+    const Columns h = with_room(a->h, C, a->stream_room), dq = with_room(a->dq, Q, a->room);
+    const Columns dk = {a->dkv, 2 * half, a->room}, dv = {column(a, a->dkv, half), 2 * half, a->room};
+    void *dy;
     TRY(stream_gather(a, a->dx, &dy));
-    LinearIn o = linear_in(a, l, k, P_O, P_O_BIAS, k->o, Q);
-    TRY(linear_backward(a, &o, a->dout, Q, false, dy, C, g));
-    d->op.attn_bwd(d, a->m->t, a->dq, Q, a->dkv, dv, 2 * KVW, a->dout, k->o, Q, k->lse, k->q, Q, k->kv, v, 2 * KVW,
-                   &a->shape);
-    rotate(a, a->dq, a->dkv, true);
+    LinearIn o = linear_in(a, l, k, P_O, P_O_BIAS, with_room(k->o, Q, a->room));
+    TRY(linear_backward(a, &o, a->dout, ldo, false, with_room(dy, C, a->stream_room), g));
+    d->op.attn_bwd(d, a->m->t, dq.at, dq.ld, dk.at, dv.at, dk.ld, a->dout, k->o, ldo, k->lse, k->q, Q, k->kv,
+                   column(a, k->kv, KVW), 2 * KVW, &a->shape);
+    rotate(a, dq.at, dq.ld, dk.at, dk.ld, true);
     TRY(block_input(a, k->rstd1, k->x, y->p[P_ATTN_NORM]));
     const bool needed = below || y->p[P_ATTN_NORM]->slot >= 0;
     void *dh = needed ? a->dh : NULL;
-    LinearIn q = linear_in(a, l, k, P_Q, P_Q_BIAS, a->h, C), kk = linear_in(a, l, k, P_K, P_K_BIAS, a->h, C),
-             vv = linear_in(a, l, k, P_V, P_V_BIAS, a->h, C);
-    TRY(linear_backward(a, &q, dh, C, false, a->dq, Q, g));
-    TRY(linear_backward(a, &kk, dh, C, true, a->dkv, 2 * KVW, g));
-    TRY(linear_backward(a, &vv, dh, C, true, dv, 2 * KVW, g));
+    LinearIn q = linear_in(a, l, k, P_Q, P_Q_BIAS, h), kk = linear_in(a, l, k, P_K, P_K_BIAS, h),
+             v = linear_in(a, l, k, P_V, P_V_BIAS, h);
+    TRY(linear_backward(a, &q, dh, C, false, dq, g));
+    TRY(linear_backward(a, &kk, dh, C, true, dk, g));
+    TRY(linear_backward(a, &v, dh, C, true, dv, g));
     return needed ? block_input_gradient(a, g, y->p[P_ATTN_NORM], k->x, k->rstd1) : OK;
 }
 

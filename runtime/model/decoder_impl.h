@@ -10,11 +10,11 @@ typedef struct LayerActs {
     float *rstd1;     // (T)
     void *q;          // (T,NH*D) rotated
     void *kv;         // (T,2*KV*D): k rotated, v
-    void *o;          // (T,NH*D) attention's output
+    void *o;          // (T,NH*D) attention's output, with room
     float *lse;       // (NH,T)
     void *x_mid;      // (T,C) after attention and its residual
     float *rstd2;     // (T)
-    void *gu;         // (T,2F)
+    void *gu;         // (T,2F), with room behind gate and up
     void *s[P_COUNT]; // (T,R) of each adapted linear, indexed by ParamId
 } LayerActs;
 
@@ -22,6 +22,9 @@ struct Activations {
     Model *m;
     int T_max, S_max, M_max;
     bool train, recompute;
+    // Elements behind the rows of what linears read, forward and backward, for the s or ds of adapters that are bordered: of h and dx,
+    // and of everything else that is said to have room. Such a row's stride is its width and the room.
+    int stream_room, room;
 
     LayerActs *layer; // (L) kept for backward when training; one shared set otherwise
     void *x_out;      // (T,C) output of the last layer
@@ -29,20 +32,21 @@ struct Activations {
     float *rstd_f;    // (M)
 
     // scratch of one layer
-    void *h;               // (T,C) normed input
-    void *a;               // (T,F) SwiGLU product
-    void *drop;            // (T, widest K) dropped-out adapter input
-    void *ds;              // (T, largest R)
-    void *u;               // (T, widest N) DoRA: x·W'ᵀ again, then its gradient
-    void *dx;              // (T,C) the gradient on its way down, this rank's rows of the stream
-    void *full;            // (T,C) sequence parallel: all rows of what ranks hold in parts
-    void *dh;              // (T,C)
-    void *da;              // (T,F)
-    void *dq, *dkv, *dout; // as q, kv, o
-    void *dhead;           // (M,C)
-    float *dw;             // largest trained tensor: a gradient on its way to the GradSet
-    float *dembed;         // (V,C) when the embedding is trained and its gradient cannot go to the GradSet directly
-    float *dembed_at;      // where this micro-batch's embedding gradient is being summed
+    void *h;          // (T,C) normed input, with stream_room
+    void *a;          // (T,F) SwiGLU product, with room
+    void *drop;       // (T, widest K) dropped-out adapter input
+    void *ds;         // (T, largest R)
+    void *u;          // (T, widest N) DoRA: x·W'ᵀ again, then its gradient; with room
+    void *dx;         // (T,C) the gradient on its way down, this rank's rows of the stream; with stream_room
+    void *full;       // (T,C) sequence parallel: all rows of what ranks hold in parts
+    void *dh;         // (T,C)
+    void *da;         // (T,F)
+    void *dq, *dkv;   // as q, kv, with room behind dq, dk and dv
+    void *dout;       // as o
+    void *dhead;      // (M,C)
+    float *dw;        // largest trained tensor: a gradient on its way to the GradSet
+    float *dembed;    // (V,C) when the embedding is trained and its gradient cannot go to the GradSet directly
+    float *dembed_at; // where this micro-batch's embedding gradient is being summed
 
     size_t *row_start;                   // host (tensor ranks + 1)
     float *shares;                       // host: what tensor ranks exchange about the head's rows, (1 + ranks) x 3 x M
@@ -60,18 +64,23 @@ struct Activations {
 };
 
 // ---- linear.c: base weight, bias and adapter behind one call ---------------------------------------------------------
+typedef struct
+    Columns { // of a matrix (T, width), ld elements from row to row, `room` of which lie behind each row unused
+    void *at;
+    int64_t ld;
+    int room;
+} Columns;
 typedef struct LinearIn {
     const Param *p;
     const Param *bias; // or NULL
-    const void *x;     // (T,K)
-    int64_t ldx;
-    void *s; // (T,R) the adapter's inner activation; NULL without adapter
+    Columns x;         // (T,K)
+    void *s;           // (T,R) keeps the adapter's inner activation for backward; NULL: x's room does
 } LinearIn;
 // residual may be y, but not of a linear with DoRA
 void linear_forward(Activations *a, const LinearIn *in, void *y, int64_t ldy, const void *residual);
 // dx NULL: nothing below needs it
-int linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, const void *dy,
-                    int64_t lddy, GradSet *g);
+int linear_backward(Activations *a, const LinearIn *in, void *dx, int64_t lddx, bool accumulate, Columns dy,
+                    GradSet *g);
 // Where a tensor's gradient is to be written: into the GradSet itself (then it adds up), or into a->dw, to be handed over with
 // grad_done before the next one begins.
 float *grad_begin(Activations *a, GradSet *g, int slot, bool *accumulate);
@@ -79,6 +88,7 @@ int grad_done(Activations *a, GradSet *g, int slot);
 bool linear_trained(const Param *p, const Param *bias);
 
 size_t act_bytes(const Activations *a, int64_t rows, int64_t cols); // in the compute type
+int64_t attention_ld(const Activations *a);                         // of o and dout
 // ---- decoder.c: what comes before anything of layer l, on all ranks: its weights and gains, and asking for layer `next` (-1: none)
 int layer_begin(Model *m, int l, int next);
 // the embedding, and a layer in three pieces, so that decode.c can put its cache between them
@@ -87,7 +97,7 @@ int layer_qkv(Activations *a, int l, LayerActs *k);
 int layer_mlp(Activations *a, int l, LayerActs *k, void *x_next);
 AttnShape attention_shape(const Model *m, int S, const int32_t *q_start, const int32_t *q_len, const int32_t *k_start,
                           const int32_t *k_len);
-int norm_gradient(Activations *a, GradSet *g, const Param *p, void *dx, const void *dy, const void *x,
+int norm_gradient(Activations *a, GradSet *g, const Param *p, void *dx, int64_t lddx, const void *dy, const void *x,
                   const float *rstd, bool accumulate_dx, int rows);
 // ---- tensor.c: the residual stream, whole or in parts, into and out of the blocks
 bool tensor_first(const Activations *a);              // of the tensor ranks

@@ -18,8 +18,8 @@ int head_rows(Activations *a)
     void *x;
     TRY(stream_gather(a, a->x_out, &x));
     d->op.gather_rows(d, a->m->t, a->hg, x, a->head_row, c->C, a->M);
-    d->op.rmsnorm_fwd(d, a->m->t, a->hn, a->rstd_f, a->hg, a->m->top[P_FINAL_NORM]->vec, c->norm_offset, c->norm_eps,
-                      c->C, a->M);
+    d->op.rmsnorm_fwd(d, a->m->t, a->hn, c->C, a->rstd_f, a->hg, a->m->top[P_FINAL_NORM]->vec, c->norm_offset,
+                      c->norm_eps, c->C, a->M);
     return OK;
 }
 
@@ -109,7 +109,7 @@ static float *head_gradient(Activations *a, GradSet *g)
     return dw;
 }
 
-int norm_gradient(Activations *a, GradSet *g, const Param *p, void *dx, const void *dy, const void *x,
+int norm_gradient(Activations *a, GradSet *g, const Param *p, void *dx, int64_t lddx, const void *dy, const void *x,
                   const float *rstd, bool accumulate_dx, int rows)
 {
     Device *d = a->m->dev;
@@ -120,7 +120,7 @@ int norm_gradient(Activations *a, GradSet *g, const Param *p, void *dx, const vo
         dw = grad_begin(a, g, p->slot, &accumulate);
         if (!accumulate) d->zero(d, dw, (size_t)p->N * sizeof(float));
     }
-    d->op.rmsnorm_bwd(d, a->m->t, dx, dw, dy, x, rstd, p->vec, c->norm_offset, accumulate_dx, c->C, rows);
+    d->op.rmsnorm_bwd(d, a->m->t, dx, lddx, dw, dy, x, rstd, p->vec, c->norm_offset, accumulate_dx, c->C, rows);
     return p->slot >= 0 ? grad_done(a, g, p->slot) : OK;
 }
 
@@ -128,12 +128,14 @@ int norm_gradient(Activations *a, GradSet *g, const Param *p, void *dx, const vo
 static int head_to_decoder(Activations *a, GradSet *g)
 {
     Device *d = a->m->dev;
+    const int C = a->m->cfg.C;
     const Param *head = model_head(a->m);
     if (head->slot >= 0 && head != a->m->top[P_EMBED]) TRY(grad_done(a, g, head->slot));
     TRY(tensor_sum(a, a->dhead, a->M));
-    TRY(norm_gradient(a, g, a->m->top[P_FINAL_NORM], a->hn, a->dhead, a->hg, a->rstd_f, false, a->M)); // hn is free now
+    TRY(norm_gradient(a, g, a->m->top[P_FINAL_NORM], a->hn, C, a->dhead, a->hg, a->rstd_f, false,
+                      a->M)); // hn is free now
     void *whole = stream_whole(a, a->dx);
-    d->op.scatter_rows(d, a->m->t, whole, a->hn, a->head_row, a->m->cfg.C, a->M, a->T);
+    d->op.scatter_rows(d, a->m->t, whole, C + a->stream_room, a->hn, a->head_row, C, a->M, a->T);
     return stream_scatter(a, a->dx, whole);
 }
 

@@ -175,17 +175,47 @@ static int build_rope(Model *m, int positions)
 
 // ---- weights --------------------------------------------------------------------------------------------------------
 // With ZeRO 3 a layer's matrices have no place of their own (zero.c gives them slots).
-static void allocate(Model *m)
+static void describe_params(Model *m)
 {
     for (int i = 0; i < m->n_param; i++) {
         Param *p = &m->param[i];
         if (param_flags[p->id] & PF_LINEAR) {
-            p->packed = (Packed){m->t, p->N, p->K, NULL};
+            p->packed = (Packed){.t = m->t, .N = p->N, .K = p->K};
             p->gathered = m->zero == 3 && p->layer >= 0;
-            if (!p->gathered) p->packed.data = arena_alloc(m->run, m->dev->packed_bytes(m->dev, m->t, p->N, p->K));
         } else {
             p->vec = arena_alloc(m->run, (size_t)p->N * sizeof(float));
         }
+    }
+}
+
+static void place(Model *m, Packed *w)
+{
+    w->data = arena_alloc(m->run, m->dev->packed_bytes(m->dev, w->t, w->N, w->K));
+}
+
+// [W B; A ·] in one piece. Where rows of 16-byte words would not stay that, the adapter keeps to itself.
+static void place_bordered(Model *m, Packed *w, Adapter *ad)
+{
+    const int64_t ld = w->K + ad->R;
+    char *at = arena_alloc(m->run, m->dev->packed_bytes(m->dev, w->t, w->N + ad->R, w->K + ad->R));
+    w->data = at;
+    ad->B.data = at ? at + (size_t)w->K * dtype_size(w->t) : NULL;
+    ad->A.data = at ? at + (size_t)(w->N * ld) * dtype_size(w->t) : NULL;
+    w->ld = ad->A.ld = ad->B.ld = ld;
+}
+
+static void place_params(Model *m)
+{
+    for (int i = 0; i < m->n_param; i++) {
+        Param *p = &m->param[i];
+        Adapter *ad = p->adapter;
+        if (ad) ad->bordered = m->dev->borders && !p->gathered && ad->R % 8 == 0 && p->N % 8 == 0 && p->K % 8 == 0;
+        if (ad && ad->bordered) {
+            place_bordered(m, &p->packed, ad);
+            continue;
+        }
+        if (p->packed.N && !p->gathered) place(m, &p->packed);
+        if (ad) place(m, &ad->A), place(m, &ad->B);
     }
 }
 
@@ -373,8 +403,9 @@ int model_open(Model **out, Device *d, DType t, Arena *run, const char *path, in
     build_table(m);
     if (w) TRY_DONE(check_shapes(m, w));
     if (spec->adapter_dir) TRY_DONE(weights_open(&adapter, tmpf("%s/adapter_model.safetensors", spec->adapter_dir)));
-    allocate(m);
+    describe_params(m);
     TRY_DONE(trainable_setup(m, spec));
+    place_params(m);
     TRY_DONE(zero_open(m));
     TRY_DONE(build_rope(m, positions));
     if (!arena_measuring(run)) {

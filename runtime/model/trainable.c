@@ -138,10 +138,8 @@ static void add_adapter(Model *m, Param *p, const PeftConfig *c)
     a->scale = (float)(c->use_rslora ? alpha / sqrt(rank) : alpha / rank);
     a->dropout = (float)c->dropout;
     a->stream = hash64(module, strlen(module), 0);
-    a->A = (Packed){m->t, rank, p->K, NULL};
-    a->B = (Packed){m->t, p->N, rank, NULL};
-    a->A.data = arena_alloc(m->run, m->dev->packed_bytes(m->dev, m->t, rank, p->K));
-    a->B.data = arena_alloc(m->run, m->dev->packed_bytes(m->dev, m->t, p->N, rank));
+    a->A = (Packed){.t = m->t, .N = rank, .K = p->K}; // load.c gives them their places
+    a->B = (Packed){.t = m->t, .N = p->N, .K = rank};
     // Of a weight cut by rows each rank sees a part of what flows back through A, of one cut by columns a part of what flows
     // through s to B: the one that is not cut has to be summed.
     const bool rows = cut_by_rows(p), cols = param_cut_columns(p);

@@ -116,7 +116,7 @@ static void lora_row_squares(Device *d, DType t, float *out, const Packed *w, co
     IN(W, rows_bytes(w->t, w->K, w->N));
     IN(A, rows_bytes(a->t, a->K, a->N));
     IN(B, rows_bytes(b->t, b->K, b->N));
-    cuda_lora_row_squares(out_d, w->t, W_d, a->t, A_d, b->t, B_d, scale, w->N, w->K, a->N,
+    cuda_lora_row_squares(out_d, w->t, W_d, w->K, a->t, A_d, a->K, b->t, B_d, b->K, scale, w->N, w->K, a->N,
                           staging_scratch(&s, cuda_lora_row_squares_scratch(w->N, w->K)), NULL);
     staging_end(&s);
 }
@@ -155,29 +155,29 @@ static void embed_bwd(Device *d, DType t, float *dtable, const void *dx, const i
     staging_end(&s);
 }
 
-static void rmsnorm_fwd(Device *d, DType t, void *y, float *rstd, const void *x, const float *w, float w_offset,
-                        float eps, int C, int T)
+static void rmsnorm_fwd(Device *d, DType t, void *y, int64_t ldy, float *rstd, const void *x, const float *w,
+                        float w_offset, float eps, int C, int T)
 {
     BEGIN("rmsnorm_fwd");
-    INOUT(y, rows_bytes(t, C, T));
+    INOUT(y, matrix_bytes(t, ldy, C, T));
     INOUT(rstd, FLOATS(T));
     IN(x, rows_bytes(t, C, T));
     IN(w, FLOATS(C));
-    cuda_rmsnorm_fwd(t, y_d, rstd_d, x_d, w_d, w_offset, eps, C, T, NULL);
+    cuda_rmsnorm_fwd(t, y_d, ldy, rstd_d, x_d, w_d, w_offset, eps, C, T, NULL);
     staging_end(&s);
 }
 
-static void rmsnorm_bwd(Device *d, DType t, void *dx, float *dw, const void *dy, const void *x, const float *rstd,
-                        const float *w, float w_offset, bool accumulate, int C, int T)
+static void rmsnorm_bwd(Device *d, DType t, void *dx, int64_t lddx, float *dw, const void *dy, const void *x,
+                        const float *rstd, const float *w, float w_offset, bool accumulate, int C, int T)
 {
     BEGIN("rmsnorm_bwd");
-    INOUT(dx, rows_bytes(t, C, T));
+    INOUT(dx, matrix_bytes(t, lddx, C, T));
     INOUT(dw, FLOATS(C));
     IN(dy, rows_bytes(t, C, T));
     IN(x, rows_bytes(t, C, T));
     IN(rstd, FLOATS(T));
     IN(w, FLOATS(C));
-    cuda_rmsnorm_bwd(t, dx_d, dw_d, dy_d, x_d, rstd_d, w_d, w_offset, accumulate, C, T,
+    cuda_rmsnorm_bwd(t, dx_d, lddx, dw_d, dy_d, x_d, rstd_d, w_d, w_offset, accumulate, C, T,
                      dw ? staging_scratch(&s, cuda_rmsnorm_bwd_scratch(C, T)) : NULL, NULL);
     staging_end(&s);
 }
@@ -226,23 +226,24 @@ static void rope(Device *d, DType t, void *x, int64_t ldx, const float *cos, con
     staging_end(&s);
 }
 
-static void swiglu_fwd(Device *d, DType t, void *a, const void *gu, int F, int T)
+static void swiglu_fwd(Device *d, DType t, void *a, int64_t lda, const void *gu, int64_t ldgu, int F, int T)
 {
     BEGIN("swiglu_fwd");
-    INOUT(a, rows_bytes(t, F, T));
-    IN(gu, rows_bytes(t, 2 * (int64_t)F, T));
-    cuda_swiglu_fwd(t, a_d, gu_d, F, T, NULL);
+    INOUT(a, matrix_bytes(t, lda, F, T));
+    IN(gu, matrix_bytes(t, ldgu, ldgu / 2 + F, T));
+    cuda_swiglu_fwd(t, a_d, lda, gu_d, ldgu, F, T, NULL);
     staging_end(&s);
 }
 
-static void swiglu_bwd(Device *d, DType t, void *dgu, void *a, const void *da, const void *gu, int F, int T)
+static void swiglu_bwd(Device *d, DType t, void *dgu, void *a, int64_t lda, const void *da, const void *gu,
+                       int64_t ldgu, int F, int T)
 {
     BEGIN("swiglu_bwd");
-    INOUT(dgu, rows_bytes(t, 2 * (int64_t)F, T));
-    INOUT(a, rows_bytes(t, F, T));
+    INOUT(dgu, matrix_bytes(t, ldgu, ldgu / 2 + F, T));
+    INOUT(a, matrix_bytes(t, lda, F, T));
     IN(da, rows_bytes(t, F, T));
-    IN(gu, rows_bytes(t, 2 * (int64_t)F, T));
-    cuda_swiglu_bwd(t, dgu_d, a_d, da_d, gu_d, F, T, NULL);
+    IN(gu, matrix_bytes(t, ldgu, ldgu / 2 + F, T));
+    cuda_swiglu_bwd(t, dgu_d, a_d, lda, da_d, gu_d, ldgu, F, T, NULL);
     staging_end(&s);
 }
 
@@ -265,23 +266,24 @@ static void gelu_bwd(Device *d, DType t, Gelu kind, void *dx, const void *dy, co
     staging_end(&s);
 }
 
-static void geglu_fwd(Device *d, DType t, Gelu kind, void *a, const void *gu, int F, int T)
+static void geglu_fwd(Device *d, DType t, Gelu kind, void *a, int64_t lda, const void *gu, int64_t ldgu, int F, int T)
 {
     BEGIN("geglu_fwd");
-    INOUT(a, rows_bytes(t, F, T));
-    IN(gu, rows_bytes(t, 2 * (int64_t)F, T));
-    cuda_geglu_fwd(t, kind, a_d, gu_d, F, T, NULL);
+    INOUT(a, matrix_bytes(t, lda, F, T));
+    IN(gu, matrix_bytes(t, ldgu, ldgu / 2 + F, T));
+    cuda_geglu_fwd(t, kind, a_d, lda, gu_d, ldgu, F, T, NULL);
     staging_end(&s);
 }
 
-static void geglu_bwd(Device *d, DType t, Gelu kind, void *dgu, void *a, const void *da, const void *gu, int F, int T)
+static void geglu_bwd(Device *d, DType t, Gelu kind, void *dgu, void *a, int64_t lda, const void *da, const void *gu,
+                      int64_t ldgu, int F, int T)
 {
     BEGIN("geglu_bwd");
-    INOUT(dgu, rows_bytes(t, 2 * (int64_t)F, T));
-    INOUT(a, rows_bytes(t, F, T));
+    INOUT(dgu, matrix_bytes(t, ldgu, ldgu / 2 + F, T));
+    INOUT(a, matrix_bytes(t, lda, F, T));
     IN(da, rows_bytes(t, F, T));
-    IN(gu, rows_bytes(t, 2 * (int64_t)F, T));
-    cuda_geglu_bwd(t, kind, dgu_d, a_d, da_d, gu_d, F, T, NULL);
+    IN(gu, matrix_bytes(t, ldgu, ldgu / 2 + F, T));
+    cuda_geglu_bwd(t, kind, dgu_d, a_d, lda, da_d, gu_d, ldgu, F, T, NULL);
     staging_end(&s);
 }
 
@@ -295,13 +297,14 @@ static void gather_rows(Device *d, DType t, void *y, const void *x, const int32_
     staging_end(&s);
 }
 
-static void scatter_rows(Device *d, DType t, void *x, const void *y, const int32_t *idx, int C, int rows, int T)
+static void scatter_rows(Device *d, DType t, void *x, int64_t ldx, const void *y, const int32_t *idx, int C, int rows,
+                         int T)
 {
     BEGIN("scatter_rows");
-    INOUT(x, rows_bytes(t, C, T));
+    INOUT(x, matrix_bytes(t, ldx, C, T));
     IN(y, rows_bytes(t, C, rows));
     IN(idx, rows_bytes(DT_I32, 1, rows));
-    cuda_scatter_rows(t, x_d, y_d, idx_d, C, rows, T, staging_scratch(&s, cuda_scatter_rows_scratch(T)), NULL);
+    cuda_scatter_rows(t, x_d, ldx, y_d, idx_d, C, rows, T, staging_scratch(&s, cuda_scatter_rows_scratch(T)), NULL);
     staging_end(&s);
 }
 

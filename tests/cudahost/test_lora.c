@@ -76,8 +76,8 @@ static Result run(const Case *c, const Operands *o)
 {
     Result r = result_new(c, o);
     void *scratch = cudahost_alloc(cuda_lora_bwd_scratch(c->N, c->R, c->T), "scratch");
-    cuda_lora_bwd(r.ds, c->R, r.db, o->dy, o->lddy, o->s, c->R, o->b, 0.5f, c->accumulate, c->N, c->R, c->T, scratch,
-                  NULL);
+    cuda_lora_bwd(r.ds, c->R, r.db, o->dy, o->lddy, o->s, c->R, o->b, c->R, 0.5f, c->accumulate, c->N, c->R, c->T,
+                  scratch, NULL);
     cudahost_free(scratch);
     return r;
 }
@@ -159,9 +159,9 @@ static void test_no_tokens(void **state)
     (void)state;
     float db[6] = {1, 2, 3, 4, 5, 6}, *device = device_empty("db", DT_F32, 6);
     memcpy(device, db, sizeof db);
-    cuda_lora_bwd(NULL, 2, device, NULL, 8, NULL, 2, NULL, 1, true, 3, 2, 0, NULL, NULL);
+    cuda_lora_bwd(NULL, 2, device, NULL, 8, NULL, 2, NULL, 2, 1, true, 3, 2, 0, NULL, NULL);
     assert_memory_equal(device, db, sizeof db);
-    cuda_lora_bwd(NULL, 2, device, NULL, 8, NULL, 2, NULL, 1, false, 3, 2, 0, NULL, NULL);
+    cuda_lora_bwd(NULL, 2, device, NULL, 8, NULL, 2, NULL, 2, 1, false, 3, 2, 0, NULL, NULL);
     for (int i = 0; i < 6; i++) assert_true(device[i] == 0);
     cudahost_free(device);
     expect_no_findings("no tokens");

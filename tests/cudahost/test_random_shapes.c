@@ -97,6 +97,10 @@ static DType draw_type(Shape *s)
 {
     return chance(s, 2) ? DT_F32 : DT_BF16;
 }
+static int draw_ld(Shape *s, int width) // rows with room behind them, of which some begin at a boundary of 16 bytes
+{
+    return width + draw(s, 0, 3) * draw(s, 1, 8);
+}
 static size_t elements(const Shape *s)
 {
     return (size_t)s->rows * (size_t)s->width;
@@ -208,21 +212,23 @@ static void embed_bwd(Shape *s)
 static void rmsnorm_fwd(Shape *s)
 {
     const int C = s->width, T = s->rows;
-    void *y = out(s, s->t, elements(s), 1);
+    const int ld = draw_ld(s, C);
+    void *y = out(s, s->t, (size_t)T * (size_t)ld, 1);
     float *rstd = out(s, DT_F32, (size_t)T, 1);
     const void *x = in(s, s->t, elements(s));
-    s->d->op.rmsnorm_fwd(s->d, s->t, y, rstd, x, in(s, DT_F32, (size_t)C), (float)draw(s, 0, 1), 0.1f, C, T);
+    s->d->op.rmsnorm_fwd(s->d, s->t, y, ld, rstd, x, in(s, DT_F32, (size_t)C), (float)draw(s, 0, 1), 0.1f, C, T);
 }
 
 static void rmsnorm_bwd(Shape *s)
 {
     const int C = s->width, T = s->rows;
-    void *dx = out(s, s->t, elements(s), 1);
+    const int ld = draw_ld(s, C);
+    void *dx = out(s, s->t, (size_t)T * (size_t)ld, 1);
     float *dw = out(s, DT_F32, (size_t)C, 1), *rstd = in(s, DT_F32, (size_t)T);
     const void *dy = in(s, s->t, elements(s)), *x = in(s, s->t, elements(s)), *w = in(s, DT_F32, (size_t)C);
-    const bool accumulate = chance(s, 2), in_place = !accumulate && chance(s, 3);
-    s->d->op.rmsnorm_bwd(s->d, s->t, dx, chance(s, 2) ? dw : NULL, in_place ? dx : dy, x, rstd, w, (float)draw(s, 0, 1),
-                         accumulate, C, T);
+    const bool accumulate = chance(s, 2), in_place = !accumulate && ld == C && chance(s, 2);
+    s->d->op.rmsnorm_bwd(s->d, s->t, dx, ld, chance(s, 2) ? dw : NULL, in_place ? dx : dy, x, rstd, w,
+                         (float)draw(s, 0, 1), accumulate, C, T);
 }
 
 static void layernorm_fwd(Shape *s)
@@ -261,16 +267,19 @@ static void rope(Shape *s)
 
 static void swiglu_fwd(Shape *s)
 {
-    void *a = out(s, s->t, elements(s), 1);
-    s->d->op.swiglu_fwd(s->d, s->t, a, in(s, s->t, 2 * elements(s)), s->width, s->rows);
+    const int lda = draw_ld(s, s->width), ldgu = 2 * draw_ld(s, s->width);
+    void *a = out(s, s->t, (size_t)s->rows * (size_t)lda, 1);
+    s->d->op.swiglu_fwd(s->d, s->t, a, lda, in(s, s->t, (size_t)s->rows * (size_t)ldgu), ldgu, s->width, s->rows);
 }
 
 static void swiglu_bwd(Shape *s)
 {
-    void *dgu = out(s, s->t, 2 * elements(s), 1), *a = out(s, s->t, elements(s), 1);
-    const void *da = in(s, s->t, elements(s)), *gu = in(s, s->t, 2 * elements(s));
+    const int lda = draw_ld(s, s->width), ldgu = 2 * draw_ld(s, s->width);
+    const size_t both = (size_t)s->rows * (size_t)ldgu;
+    void *dgu = out(s, s->t, both, 1), *a = out(s, s->t, (size_t)s->rows * (size_t)lda, 1);
+    const void *da = in(s, s->t, elements(s)), *gu = in(s, s->t, both);
     const bool with_a = chance(s, 2), in_place = chance(s, 3);
-    s->d->op.swiglu_bwd(s->d, s->t, dgu, with_a ? a : NULL, da, in_place ? dgu : gu, s->width, s->rows);
+    s->d->op.swiglu_bwd(s->d, s->t, dgu, with_a ? a : NULL, lda, da, in_place ? dgu : gu, ldgu, s->width, s->rows);
 }
 
 static Gelu draw_gelu(Shape *s)
@@ -297,17 +306,21 @@ static void gelu_bwd(Shape *s)
 static void geglu_fwd(Shape *s)
 {
     const Gelu kind = draw_gelu(s);
-    void *a = out(s, s->t, elements(s), 1);
-    s->d->op.geglu_fwd(s->d, s->t, kind, a, array(s, s->t, 2 * elements(s), 3), s->width, s->rows);
+    const int lda = draw_ld(s, s->width), ldgu = 2 * draw_ld(s, s->width);
+    void *a = out(s, s->t, (size_t)s->rows * (size_t)lda, 1);
+    s->d->op.geglu_fwd(s->d, s->t, kind, a, lda, array(s, s->t, (size_t)s->rows * (size_t)ldgu, 3), ldgu, s->width,
+                       s->rows);
 }
 
 static void geglu_bwd(Shape *s)
 {
     const Gelu kind = draw_gelu(s);
-    void *dgu = out(s, s->t, 2 * elements(s), 1), *a = out(s, s->t, elements(s), 1);
-    const void *da = in(s, s->t, elements(s)), *gu = array(s, s->t, 2 * elements(s), 3);
+    const int lda = draw_ld(s, s->width), ldgu = 2 * draw_ld(s, s->width);
+    const size_t both = (size_t)s->rows * (size_t)ldgu;
+    void *dgu = out(s, s->t, both, 1), *a = out(s, s->t, (size_t)s->rows * (size_t)lda, 1);
+    const void *da = in(s, s->t, elements(s)), *gu = array(s, s->t, both, 3);
     const bool with_a = chance(s, 2), in_place = chance(s, 3);
-    s->d->op.geglu_bwd(s->d, s->t, kind, dgu, with_a ? a : NULL, da, in_place ? dgu : gu, s->width, s->rows);
+    s->d->op.geglu_bwd(s->d, s->t, kind, dgu, with_a ? a : NULL, lda, da, in_place ? dgu : gu, ldgu, s->width, s->rows);
 }
 
 static void gather_rows(Shape *s)
@@ -321,11 +334,12 @@ static void gather_rows(Shape *s)
 static void scatter_rows(Shape *s)
 {
     const int T = s->rows, rows = draw(s, 0, T), first = draw(s, 0, T - 1);
-    void *x = out(s, s->t, elements(s), 0);
+    const int ld = draw_ld(s, s->width);
+    void *x = out(s, s->t, (size_t)T * (size_t)ld, 0);
     const void *y = in(s, s->t, (size_t)rows * (size_t)s->width);
     int32_t *idx = integers(s, (size_t)rows, 0, 0);
     for (int i = 0; i < rows; i++) idx[i] = (first + rows - i) % T;
-    s->d->op.scatter_rows(s->d, s->t, x, y, idx, s->width, rows, T);
+    s->d->op.scatter_rows(s->d, s->t, x, ld, y, idx, s->width, rows, T);
 }
 
 static void dropout(Shape *s)

@@ -50,25 +50,25 @@ static void norm_fwd(Device *d, void *y, const void *context)
 {
     const Norm *c = context;
     float *rstd = xmalloc(sizeof *rstd * (size_t)c->T);
-    d->op.rmsnorm_fwd(d, c->t, y, rstd, c->x, c->w, 0.5f, 1e-5f, c->C, c->T);
+    d->op.rmsnorm_fwd(d, c->t, y, c->C, rstd, c->x, c->w, 0.5f, 1e-5f, c->C, c->T);
     expect_close("rstd", DT_F32, rstd, c->rstd, (size_t)c->T);
     free(rstd);
 }
 static void norm_bwd(Device *d, void *dx, const void *context)
 {
     const Norm *c = context;
-    d->op.rmsnorm_bwd(d, c->t, dx, NULL, c->dy, c->x, c->rstd, c->w, 0.5f, c->accumulate, c->C, c->T);
+    d->op.rmsnorm_bwd(d, c->t, dx, c->C, NULL, c->dy, c->x, c->rstd, c->w, 0.5f, c->accumulate, c->C, c->T);
 }
 static void norm_bwd_in_place(Device *d, void *dx, const void *context)
 {
     const Norm *c = context;
-    d->op.rmsnorm_bwd(d, c->t, dx, NULL, dx, c->x, c->rstd, c->w, 0.5f, false, c->C, c->T);
+    d->op.rmsnorm_bwd(d, c->t, dx, c->C, NULL, dx, c->x, c->rstd, c->w, 0.5f, false, c->C, c->T);
 }
 static void norm_dw(Device *d, void *dw, const void *context)
 {
     const Norm *c = context;
     void *dx = copy_values(c->t, c->dy, (size_t)c->T * (size_t)c->C);
-    d->op.rmsnorm_bwd(d, c->t, dx, dw, c->dy, c->x, c->rstd, c->w, 0.5f, c->accumulate, c->C, c->T);
+    d->op.rmsnorm_bwd(d, c->t, dx, c->C, dw, c->dy, c->x, c->rstd, c->w, 0.5f, c->accumulate, c->C, c->T);
     free(dx);
 }
 
@@ -78,7 +78,7 @@ static void norm_case(DType t, int C, int T)
     Norm c = {t, C, T, T % 2, random_values(t, n, 1, 1), random_values(t, n, 2, 1)};
     c.w = random_values(DT_F32, (size_t)C, 3, 1), c.rstd = xmalloc(sizeof(float) * (size_t)T);
     void *before = random_values(t, n, 4, 1), *dw = random_values(DT_F32, (size_t)C, 5, 1);
-    ref->op.rmsnorm_fwd(ref, t, before, c.rstd, c.x, c.w, 0.5f, 1e-5f, C, T);
+    ref->op.rmsnorm_fwd(ref, t, before, C, c.rstd, c.x, c.w, 0.5f, 1e-5f, C, T);
     compare(tmpf("rmsnorm_fwd %d %d", C, T), norm_fwd, &c, t, before, n, nmse_limit(t));
     compare(tmpf("rmsnorm_bwd %d %d", C, T), norm_bwd, &c, t, before, n, nmse_limit(t));
     compare(tmpf("rmsnorm_bwd in place %d %d", C, T), norm_bwd_in_place, &c, t, c.dy, n, nmse_limit(t));
@@ -152,13 +152,13 @@ static void s_norm(Device *d, void *out, const void *context)
 {
     const Shifted *c = context;
     float rstd[ROWS];
-    d->op.rmsnorm_fwd(d, c->t, to(c, out), rstd, from(c), c->vectors + c->x_off, 0, 1e-5f, WIDTH, ROWS);
+    d->op.rmsnorm_fwd(d, c->t, to(c, out), WIDTH, rstd, from(c), c->vectors + c->x_off, 0, 1e-5f, WIDTH, ROWS);
 }
 static void s_norm_bwd(Device *d, void *out, const void *context)
 {
     const Shifted *c = context;
     static const float rstd[ROWS] = {1, 0.5f, 2, 1, 1};
-    d->op.rmsnorm_bwd(d, c->t, to(c, out), NULL, from(c), from(c), rstd, c->vectors, 0, true, WIDTH, ROWS);
+    d->op.rmsnorm_bwd(d, c->t, to(c, out), WIDTH, NULL, from(c), from(c), rstd, c->vectors, 0, true, WIDTH, ROWS);
 }
 static void s_rope(Device *d, void *out, const void *context)
 {
@@ -169,13 +169,13 @@ static void s_rope(Device *d, void *out, const void *context)
 static void s_swiglu(Device *d, void *out, const void *context)
 {
     const Shifted *c = context;
-    d->op.swiglu_fwd(d, c->t, to(c, out), from(c), WIDTH, ROWS);
+    d->op.swiglu_fwd(d, c->t, to(c, out), WIDTH, from(c), 2 * WIDTH, WIDTH, ROWS);
 }
 static void s_swiglu_bwd(Device *d, void *out, const void *context)
 {
     const Shifted *c = context;
     void *da = random_values(c->t, ROWS * WIDTH, 4, 1);
-    d->op.swiglu_bwd(d, c->t, to(c, out), NULL, da, from(c), WIDTH, ROWS);
+    d->op.swiglu_bwd(d, c->t, to(c, out), NULL, 0, da, from(c), 2 * WIDTH, WIDTH, ROWS);
     free(da);
 }
 static void s_gather(Device *d, void *out, const void *context)
@@ -187,7 +187,7 @@ static void s_scatter(Device *d, void *out, const void *context)
 {
     const Shifted *c = context;
     const int32_t idx[2] = {4, 1};
-    d->op.scatter_rows(d, c->t, to(c, out), from(c), idx, WIDTH, c->x_off ? 2 : 0, ROWS);
+    d->op.scatter_rows(d, c->t, to(c, out), WIDTH, from(c), idx, WIDTH, c->x_off ? 2 : 0, ROWS);
 }
 static void s_dropout(Device *d, void *out, const void *context)
 {

@@ -53,17 +53,17 @@ static void gelu_shape(Device *tuned, Device *ref, DType t, int T, int C)
 
 static void geglu_shape(Device *tuned, Device *ref, DType t, int T, int F)
 {
-    const int64_t n = (int64_t)T * F;
+    const int64_t lda = F + T % 2, ld = 2 * (F + T % 3), n = T * lda; // with room behind the halves of rows
     const Gelu kind = kinds[(T + F) % 3];
-    void *gu = random_values(t, (size_t)(2 * n), 1, 8), *da = values(t, n, 2), *a[2], *again[2], *dgu[2];
+    void *gu = random_values(t, (size_t)(T * ld), 1, 8), *da = values(t, n, 2), *a[2], *again[2], *dgu[2];
     for (int k = 0; k < 2; k++) {
         Device *d = k ? ref : tuned;
-        a[k] = values(t, n, 3), again[k] = values(t, n, 4), dgu[k] = copy_values(t, gu, (size_t)(2 * n));
-        d->op.geglu_fwd(d, t, kind, a[k], gu, F, T);
-        d->op.geglu_bwd(d, t, kind, dgu[k], T == 3 ? NULL : again[k], da, dgu[k], F, T); // in place
+        a[k] = values(t, n, 3), again[k] = values(t, n, 3), dgu[k] = copy_values(t, gu, (size_t)(T * ld));
+        d->op.geglu_fwd(d, t, kind, a[k], lda, gu, ld, F, T);
+        d->op.geglu_bwd(d, t, kind, dgu[k], T == 3 ? NULL : again[k], lda, da, dgu[k], ld, F, T); // in place
     }
     expect_close("geglu a", t, a[0], a[1], (size_t)n);
-    expect_close("geglu dgu", t, dgu[0], dgu[1], (size_t)(2 * n));
+    expect_close("geglu dgu", t, dgu[0], dgu[1], (size_t)(T * ld));
     if (T != 3) expect_same_bits("geglu a again", again[0], a[0], (size_t)n * dtype_size(t));
     FREE(gu, da, a[0], a[1], again[0], again[1], dgu[0], dgu[1]);
 }
@@ -112,7 +112,7 @@ static double gelu_loss(void *context)
     GeluLoss *l = context;
     const size_t n = (size_t)l->F * (size_t)l->T;
     if (l->gated)
-        l->d->op.geglu_fwd(l->d, DT_F32, l->kind, l->a, l->gu, l->F, l->T);
+        l->d->op.geglu_fwd(l->d, DT_F32, l->kind, l->a, l->F, l->gu, 2 * l->F, l->F, l->T);
     else
         l->d->op.gelu_fwd(l->d, DT_F32, l->kind, l->a, l->gu, n);
     return dot(l->da, l->a, (int64_t)n);
@@ -129,7 +129,7 @@ static void gradients(void **state)
             T, i % 2};
         float dgu[2 * F * T];
         if (l.gated)
-            d->op.geglu_bwd(d, DT_F32, l.kind, dgu, NULL, l.da, l.gu, F, T);
+            d->op.geglu_bwd(d, DT_F32, l.kind, dgu, NULL, 0, l.da, l.gu, 2 * F, F, T);
         else
             d->op.gelu_bwd(d, DT_F32, l.kind, dgu, l.da, l.gu, F * T);
         expect_gradient("dgu", gelu_loss, &l, l.gu, (l.gated ? 2 : 1) * F * T, dgu, 1e-2f, 2e-3);

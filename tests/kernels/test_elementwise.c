@@ -5,18 +5,19 @@
 // ---- RMSNorm --------------------------------------------------------------------------------------------------------
 static void rmsnorm_shape(Device *tuned, Device *ref, DType t, int T, int C)
 {
-    int64_t n = (int64_t)T * C;
+    const int64_t n = (int64_t)T * C, ld = C + T % 3, room = T * ld; // what lies between rows stays as it is
     void *x = values(t, n, 1), *dy = values(t, n, 2), *y[2], *dx[2];
     float *w = values(DT_F32, C, 3), *rstd[2], *dw[2];
     for (int k = 0; k < 2; k++) {
         Device *d = k ? ref : tuned;
-        y[k] = values(t, n, 4), dx[k] = values(t, n, 5), rstd[k] = values(DT_F32, T, 6), dw[k] = values(DT_F32, C, 7);
-        d->op.rmsnorm_fwd(d, t, y[k], rstd[k], x, w, T % 2 ? 1 : 0, 1e-5f, C, T);
-        d->op.rmsnorm_bwd(d, t, dx[k], T == 5 ? NULL : dw[k], dy, x, rstd[0], w, T % 2 ? 1 : 0, C % 2, C, T);
+        y[k] = values(t, room, 4), dx[k] = values(t, room, 5), rstd[k] = values(DT_F32, T, 6),
+        dw[k] = values(DT_F32, C, 7);
+        d->op.rmsnorm_fwd(d, t, y[k], ld, rstd[k], x, w, T % 2 ? 1 : 0, 1e-5f, C, T);
+        d->op.rmsnorm_bwd(d, t, dx[k], ld, T == 5 ? NULL : dw[k], dy, x, rstd[0], w, T % 2 ? 1 : 0, C % 2, C, T);
     }
-    expect_close("rmsnorm y", t, y[0], y[1], (size_t)n);
+    expect_close("rmsnorm y", t, y[0], y[1], (size_t)room);
     expect_close("rmsnorm rstd", DT_F32, rstd[0], rstd[1], (size_t)T);
-    expect_nmse("rmsnorm dx", t, dx[0], dx[1], (size_t)n, t == DT_BF16 ? 1e-5 : 1e-10); // C = 1: dx is almost 0
+    expect_nmse("rmsnorm dx", t, dx[0], dx[1], (size_t)room, t == DT_BF16 ? 1e-5 : 1e-10); // C = 1: dx is almost 0
     expect_close("rmsnorm dw", DT_F32, dw[0], dw[1], (size_t)C);
     FREE(x, dy, w, y[0], y[1], dx[0], dx[1], rstd[0], rstd[1], dw[0], dw[1]);
 }
@@ -36,7 +37,7 @@ typedef struct NormLoss {
 static double norm_loss(void *context)
 {
     NormLoss *l = context;
-    l->d->op.rmsnorm_fwd(l->d, DT_F32, l->y, l->rstd, l->x, l->w, 1, 1e-5f, l->C, l->T);
+    l->d->op.rmsnorm_fwd(l->d, DT_F32, l->y, l->C, l->rstd, l->x, l->w, 1, 1e-5f, l->C, l->T);
     return dot(l->dy, l->y, (int64_t)l->C * l->T);
 }
 
@@ -55,7 +56,7 @@ static void rmsnorm_gradient(void **state)
                   T};
     float dx[C * T], dw[C] = {0};
     norm_loss(&l);
-    d->op.rmsnorm_bwd(d, DT_F32, dx, dw, l.dy, l.x, l.rstd, l.w, 1, false, C, T);
+    d->op.rmsnorm_bwd(d, DT_F32, dx, C, dw, l.dy, l.x, l.rstd, l.w, 1, false, C, T);
     expect_gradient("dx", norm_loss, &l, l.x, C * T, dx, 1e-2f, 2e-3);
     expect_gradient("dw", norm_loss, &l, l.w, C, dw, 1e-2f, 2e-3);
     FREE(l.x, l.w, l.y, l.rstd, l.dy);
@@ -114,16 +115,16 @@ static void rope(void **state)
 // ---- SwiGLU ---------------------------------------------------------------------------------------------------------
 static void swiglu_shape(Device *tuned, Device *ref, DType t, int T, int F)
 {
-    int64_t n = (int64_t)T * F;
-    void *gu = random_values(t, (size_t)(2 * n), 1, 8), *da = values(t, n, 2), *a[2], *again[2], *dgu[2];
+    const int64_t lda = F + T % 2, ld = 2 * (F + T % 3), n = T * lda; // with room behind the halves of rows
+    void *gu = random_values(t, (size_t)(T * ld), 1, 8), *da = values(t, n, 2), *a[2], *again[2], *dgu[2];
     for (int k = 0; k < 2; k++) {
         Device *d = k ? ref : tuned;
-        a[k] = values(t, n, 3), again[k] = values(t, n, 4), dgu[k] = copy_values(t, gu, (size_t)(2 * n));
-        d->op.swiglu_fwd(d, t, a[k], gu, F, T);
-        d->op.swiglu_bwd(d, t, dgu[k], T == 3 ? NULL : again[k], da, dgu[k], F, T); // in place
+        a[k] = values(t, n, 3), again[k] = values(t, n, 3), dgu[k] = copy_values(t, gu, (size_t)(T * ld));
+        d->op.swiglu_fwd(d, t, a[k], lda, gu, ld, F, T);
+        d->op.swiglu_bwd(d, t, dgu[k], T == 3 ? NULL : again[k], lda, da, dgu[k], ld, F, T); // in place
     }
     expect_close("swiglu a", t, a[0], a[1], (size_t)n);
-    expect_close("swiglu dgu", t, dgu[0], dgu[1], (size_t)(2 * n));
+    expect_close("swiglu dgu", t, dgu[0], dgu[1], (size_t)(T * ld));
     if (T != 3) expect_same_bits("swiglu a again", again[0], a[0], (size_t)n * dtype_size(t));
     FREE(gu, da, a[0], a[1], again[0], again[1], dgu[0], dgu[1]);
 }
@@ -143,8 +144,8 @@ static void swiglu_of_large_values_is_finite(void **state)
         Device *d = open_isa(kernel_isas[i], 1);
         if (!d) continue;
         float a[2], dgu[4], da[2] = {1, 1};
-        d->op.swiglu_fwd(d, DT_F32, a, gu, 2, 1);
-        d->op.swiglu_bwd(d, DT_F32, dgu, NULL, da, gu, 2, 1);
+        d->op.swiglu_fwd(d, DT_F32, a, 2, gu, 4, 2, 1);
+        d->op.swiglu_bwd(d, DT_F32, dgu, NULL, 0, da, gu, 4, 2, 1);
         expect_close("a", DT_F32, a, want, 2);
         expect_close("dgu", DT_F32, dgu, ((float[]){0, 3, 0, 1e4f}), 4);
         device_close(d);
@@ -160,7 +161,7 @@ typedef struct GluLoss {
 static double glu_loss(void *context)
 {
     GluLoss *l = context;
-    l->d->op.swiglu_fwd(l->d, DT_F32, l->a, l->gu, l->F, l->T);
+    l->d->op.swiglu_fwd(l->d, DT_F32, l->a, l->F, l->gu, 2 * l->F, l->F, l->T);
     return dot(l->da, l->a, (int64_t)l->F * l->T);
 }
 
@@ -171,7 +172,7 @@ static void swiglu_gradient(void **state)
     Device *d = open_threads("cpu", 1);
     GluLoss l = {d, values(DT_F32, 2 * F * T, 1), values(DT_F32, F * T, 2), values(DT_F32, F * T, 3), F, T};
     float dgu[2 * F * T];
-    d->op.swiglu_bwd(d, DT_F32, dgu, NULL, l.da, l.gu, F, T);
+    d->op.swiglu_bwd(d, DT_F32, dgu, NULL, 0, l.da, l.gu, 2 * F, F, T);
     expect_gradient("dgu", glu_loss, &l, l.gu, COUNT_OF(dgu), dgu, 1e-2f, 2e-3);
     FREE(l.gu, l.a, l.da);
     device_close(d);
@@ -208,22 +209,23 @@ static void embed(void **state)
 
 static void rows_shape(Device *tuned, Device *ref, DType t, int T, int C)
 {
-    size_t size = dtype_size(t), n = (size_t)T * (size_t)C;
+    const size_t size = dtype_size(t), ld = (size_t)C + (size_t)(T % 3), n = (size_t)T * ld;
     int rows = (T + 1) / 2;
-    void *x = values(t, (int64_t)n, 1), *y[2], *back[2];
+    void *x = values(t, (int64_t)T * C, 1), *y[2], *back[2];
     int32_t *idx = xmalloc((size_t)rows * sizeof *idx);
     for (int i = 0; i < rows; i++) idx[i] = T - 1 - 2 * i;
     for (int k = 0; k < 2; k++) {
         Device *d = k ? ref : tuned;
         y[k] = values(t, rows * C, 2), back[k] = values(t, (int64_t)n, 3);
         d->op.gather_rows(d, t, y[k], x, idx, C, rows);
-        d->op.scatter_rows(d, t, back[k], y[k], idx, C, rows, T);
+        d->op.scatter_rows(d, t, back[k], (int64_t)ld, y[k], idx, C, rows, T);
     }
     expect_same_bits("gather", y[0], y[1], (size_t)(rows * C) * size);
     expect_same_bits("scatter", back[0], back[1], n * size);
-    size_t last = (n - (size_t)C) * size; // bytes before the last row, which is always picked
-    expect_same_bits("last row", (char *)back[0] + last, (char *)x + last, (size_t)C * size);
-    for (size_t c = 0; T > 1 && c < (size_t)C; c++) assert_true(get(back[0], t, n - 2 * (size_t)C + c) == 0);
+    const size_t last = (size_t)(T - 1); // always picked
+    expect_same_bits("last row", (char *)back[0] + last * ld * size, (char *)x + last * (size_t)C * size,
+                     (size_t)C * size);
+    for (size_t c = 0; T > 1 && c < (size_t)C; c++) assert_true(get(back[0], t, (last - 1) * ld + c) == 0);
     FREE(x, idx, y[0], y[1], back[0], back[1]);
 }
 
@@ -390,8 +392,8 @@ static void threads_change_no_bit(void **state)
     for (int n = 0; n < 3; n++) {
         Device *d = open_threads("cpu", n + 1);
         dx[n] = values(DT_BF16, T * C, 4), dw[n] = values(DT_F32, C, 5), dtable[n] = values(DT_F32, 10 * C, 6);
-        d->op.rmsnorm_fwd(d, DT_BF16, dx[n], rstd, x, w, 0, 1e-5f, C, T);
-        d->op.rmsnorm_bwd(d, DT_BF16, dx[n], dw[n], dy, x, rstd, w, 0, true, C, T);
+        d->op.rmsnorm_fwd(d, DT_BF16, dx[n], C, rstd, x, w, 0, 1e-5f, C, T);
+        d->op.rmsnorm_bwd(d, DT_BF16, dx[n], C, dw[n], dy, x, rstd, w, 0, true, C, T);
         d->op.embed_bwd(d, DT_BF16, dtable[n], dx[n], tokens, 1, 10, C, T);
         device_close(d);
         expect_same_bits("dx", dx[n], dx[0], T * C * 2);

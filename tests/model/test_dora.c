@@ -106,7 +106,7 @@ static void check_linear(World *w, ParamId id, ParamId bias, bool dropping)
                            false, 0, p->K, T);
     check(param_read(w->m, p, false, 0, p->N, DT_F32, W));
     check(layer_begin(w->m, 1, -1));
-    const LinearIn in = {.p = p, .bias = b, .x = x, .ldx = p->K, .s = a->layer[1].s[id]};
+    const LinearIn in = {.p = p, .bias = b, .x = {x, p->K, 0}, .s = a->layer[1].s[id]};
     linear_forward(a, &in, y, p->N, residual);
     for (int i = 0; i < T; i++)
         for (int n = 0; n < p->N; n++) {

@@ -275,6 +275,16 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
 {
     return copy(dst, src, bytes, kind, s);
 }
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width,
+                              size_t height, cudaMemcpyKind kind, cudaStream_t s)
+{
+    if (width > dst_pitch || width > src_pitch) return error(cudaErrorInvalidPitchValue);
+    for (size_t i = 0; i < height; i++) {
+        const cudaError_t e = copy((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width, kind, s);
+        if (e != cudaSuccess) return e;
+    }
+    return error(cudaSuccess);
+}
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind)
 {
     const cudaError_t e = copy(dst, src, bytes, kind, nullptr);
