@@ -165,22 +165,47 @@ static void bench_linear(Bench *b)
     const DType t = DT_BF16;
     const size_t mark = arena_mark(b->arena);
     const int N = C, K = C;
-    const Packed w = weight(b, N, K), A = weight(b, R, K), B = weight(b, N, R);
-    void *x = values(b, t, (size_t)b->T * K, 1), *y = values(b, t, (size_t)b->T * N, 1),
-         *s = values(b, t, (size_t)b->T * R, 1), *ds = values(b, t, (size_t)b->T * R, 1);
+    const Packed w = weight(b, N, K);
+    void *x = values(b, t, (size_t)b->T * K, 1), *y = values(b, t, (size_t)b->T * N, 1);
     float *dw = values(b, DT_F32, (size_t)N * K, 1);
-    const LowRank up = {.R = R, .s = s, .lds = R, .w = &B}, down = {.R = R, .s = s, .lds = R, .w = &A};
     const double flops = 2.0 * b->T * N * K;
     report(b, "linear_fwd", TIME(b, d->op.linear_fwd(d, t, y, N, x, K, &w, NULL, NULL, NULL, b->T)), flops, 0);
     report(b, "linear_dx", TIME(b, d->op.linear_dx(d, t, x, K, y, N, &w, NULL, false, b->T)), flops, 0);
     report(b, "linear_dw", TIME(b, d->op.linear_dw(d, t, dw, y, N, x, K, N, K, false, b->T)), flops, 0);
+    arena_reset(b->arena, mark);
+}
+
+// An adapter in the border of its weight, and beside it the same with s and ds apart, which takes two products.
+static void bench_lora(Bench *b)
+{
+    Device *d = b->d;
+    const DType t = DT_BF16;
+    const size_t mark = arena_mark(b->arena);
+    const int N = C, K = C;
+    const int64_t ldx = K + R, ldy = N + R;
+    const Packed all = weight(b, N + R, K + R);
+    const Packed w = {t, N, K, all.data, ldx}, B = {t, N, R, (bf16_t *)all.data + K, ldx},
+                 A = {t, R, K, (bf16_t *)all.data + N * ldx, ldx};
+    bf16_t *x = values(b, t, (size_t)(b->T * ldx), 1), *y = values(b, t, (size_t)(b->T * ldy), 1), *s = x + K,
+           *ds = y + N;
+    void *apart = values(b, t, (size_t)b->T * R, 1);
+    float *dw = values(b, DT_F32, (size_t)R * (N + K), 1);
+    const LowRank up = {R, s, ldx, &B}, down = {R, ds, ldy, &A}, up_apart = {R, apart, R, &B},
+                  down_apart = {R, apart, R, &A};
+    const double flops = 2.0 * b->T * N * K;
     report(b, "lora_fwd",
-           TIME(b, (d->op.lora_s(d, t, s, R, x, K, &A, 2, b->T),
-                    d->op.linear_fwd(d, t, y, N, x, K, &w, &up, NULL, NULL, b->T))),
+           TIME(b, (d->op.lora_s(d, t, s, ldx, x, ldx, &A, 2, b->T),
+                    d->op.linear_fwd(d, t, y, ldy, x, ldx, &w, &up, NULL, NULL, b->T))),
            flops, 0);
-    report(b, "lora_dx", TIME(b, d->op.linear_dx(d, t, x, K, y, N, &w, &down, false, b->T)), flops, 0);
-    report(b, "lora_bwd", TIME(b, d->op.lora_bwd(d, t, ds, R, dw, y, N, s, R, &B, 2, false, b->T)), 0, 2.0 * b->T * N);
-    report(b, "lora_da", TIME(b, d->op.linear_dw(d, t, dw, s, R, x, K, R, K, false, b->T)), 0, 2.0 * b->T * K);
+    report(b, "lora_fwd_apart",
+           TIME(b, (d->op.lora_s(d, t, apart, R, x, ldx, &A, 2, b->T),
+                    d->op.linear_fwd(d, t, y, ldy, x, ldx, &w, &up_apart, NULL, NULL, b->T))),
+           flops, 0);
+    report(b, "lora_dx", TIME(b, d->op.linear_dx(d, t, x, ldx, y, ldy, &w, &down, false, b->T)), flops, 0);
+    report(b, "lora_dx_apart", TIME(b, d->op.linear_dx(d, t, x, ldx, y, ldy, &w, &down_apart, false, b->T)), flops, 0);
+    report(b, "lora_bwd", TIME(b, d->op.lora_bwd(d, t, ds, ldy, dw, y, ldy, s, ldx, &B, 2, false, b->T)), 0,
+           2.0 * b->T * N);
+    report(b, "lora_da", TIME(b, d->op.linear_dw(d, t, dw, ds, ldy, x, ldx, R, K, false, b->T)), 0, 2.0 * b->T * K);
     arena_reset(b->arena, mark);
 }
 
@@ -231,6 +256,7 @@ int main(int argc, char **argv)
     bench_rows(&b);
     bench_attention(&b);
     bench_linear(&b);
+    bench_lora(&b);
     bench_head(&b);
     bench_optimizer(&b);
     printf("\n]}\n");

@@ -32,7 +32,7 @@ fi
 check build bench cmake --build $build -j "$(nproc)" --target bench_cuda
 [[ $failed == 0 ]] || exit 1
 
-tests=(primitives elementwise activation layernorm optim dora linear attention head)
+tests=(primitives elementwise activation layernorm optim dora linear border attention head sample)
 for name in "${tests[@]}"; do
     [[ -x $build/tests/test_gpu_$name ]] && check device "$name" $build/tests/test_gpu_"$name"
 done

@@ -53,7 +53,7 @@ typedef struct Packed {
     int64_t ld; // on a device with borders: elements between two rows; 0: K
 } Packed;
 
-// On a device with borders the adapter of a weight may lie in a border of it, [W B; A ·] in one piece of (N+R, K+R) elements, and
+// On a device with borders (cuda) the adapter of a weight may lie in a border of it, [W B; A ·] in one piece of (N+R, K+R) elements, and
 // where s lies behind x, [x s], in the rows of one matrix, as ds behind dy, the two products of a linear are one:
 //   y = [x s] · [W B]ᵀ      dx = [dy ds] · [W; A]
 

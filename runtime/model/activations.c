@@ -36,8 +36,9 @@ static int widest_border(const Model *m)
     return R;
 }
 
-// o keeps its linear's s in its own room.
-static bool keeps_s(const Model *m, int l, ParamId id)
+// Whether s needs a place of its own until backward: h and a, behind which it lies in forward, are made anew there; o is kept, and with
+// it what lies in its room.
+static bool s_apart(const Model *m, int l, ParamId id)
 {
     bool apart = id != P_O;
     for (int i = MAX(l, 0); i < (l < 0 ? m->cfg.L : l + 1); i++) {
@@ -62,7 +63,7 @@ static void carve_layer(Activations *a, Arena *step, LayerActs *k, int l)
     k->rstd2 = arena_alloc(step, (size_t)rows * sizeof(float));
     k->gu = arena_alloc(step, act_bytes(a, T, 2 * (cut->F + a->room)));
     for (int id = 0; id < P_COUNT; id++)
-        if (keeps_s(a->m, l, (ParamId)id))
+        if (s_apart(a->m, l, (ParamId)id))
             k->s[id] = arena_alloc(step, act_bytes(a, T, adapter_rank(a->m, l, (ParamId)id)));
 }
 

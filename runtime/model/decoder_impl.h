@@ -64,8 +64,8 @@ struct Activations {
 };
 
 // ---- linear.c: base weight, bias and adapter behind one call ---------------------------------------------------------
-typedef struct
-    Columns { // of a matrix (T, width), ld elements from row to row, `room` of which lie behind each row unused
+// A matrix (T, width): ld elements from row to row, of which `room` behind the width are nobody else's.
+typedef struct Columns {
     void *at;
     int64_t ld;
     int room;

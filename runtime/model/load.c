@@ -193,7 +193,7 @@ static void place(Model *m, Packed *w)
     w->data = arena_alloc(m->run, m->dev->packed_bytes(m->dev, w->t, w->N, w->K));
 }
 
-// [W B; A ·] in one piece. Where rows of 16-byte words would not stay that, the adapter keeps to itself.
+// [W B; A ·] in one piece
 static void place_bordered(Model *m, Packed *w, Adapter *ad)
 {
     const int64_t ld = w->K + ad->R;
@@ -204,6 +204,7 @@ static void place_bordered(Model *m, Packed *w, Adapter *ad)
     w->ld = ad->A.ld = ad->B.ld = ld;
 }
 
+// An adapter lies in the border of its weight where all rows of it begin at words of 16 bytes then, as products want them.
 static void place_params(Model *m)
 {
     for (int i = 0; i < m->n_param; i++) {
