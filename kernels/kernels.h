@@ -88,7 +88,7 @@ struct Device {
     int (*zero)(Device *d, void *dst, size_t bytes);
     int (*sync)(Device *d); // waits for everything submitted, fills host results of ops; reports what failed
     size_t (*packed_bytes)(const Device *d, DType t, int N, int K);
-    size_t (*scratch_bytes)(const Device *d); // what the device holds for its own use now
+    size_t (*scratch_bytes)(const Device *d); // what it holds now for its own use, in that memory, arenas apart
     void (*imitate)(const Device *d,
                     Device *null); // or NULL: lets a null device note the scratch that d's ops would take
     void (*close)(Device *d);
@@ -112,9 +112,10 @@ typedef struct DeviceConfig {
 } DeviceConfig;
 int device_open(Device **out, const DeviceConfig *c); // E_MISSING when the device is not there
 // A device whose ops compute nothing and touch nothing, not even host outputs (callers zero those before): a training step
-// runs over it with measuring arenas, whose pointers are all NULL, to learn what it asks for. upload, download, zero and
-// sync return OK and touch no memory; name and packed_bytes are those of `like`, which stays the caller's and must outlive
-// it; scratch_bytes is what `like` would have come to hold.
+// runs over it with measuring arenas, whose pointers are all NULL, to learn what it asks for (a gradient that an op may be
+// given as NULL, and that is wanted, has the address of nothing). upload, download, zero and sync return OK and touch no
+// memory; name and packed_bytes are those of `like`, which stays the caller's and must outlive it; scratch_bytes is what
+// `like` would have come to hold.
 int device_open_null(Device **out, const Device *like);
 void device_close(Device *d);                                                      // NULL is fine
 int device_arena(Arena **out, Device *d, const char *name, size_t capacity_bytes); // an arena in the device's memory

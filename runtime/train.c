@@ -57,14 +57,14 @@ static int preempted(const Trainer *t)
 static int log_step(Trainer *t, const StepResult *r)
 {
     Buf b = {0};
-    int64_t rss = (int64_t)peak_rss_bytes(); // of the rank that has the most
-    TRY(comm_all_reduce(t->s.mesh.world, &rss, 1, DT_I64, REDUCE_MAX));
+    int64_t most[] = {(int64_t)peak_rss_bytes(), (int64_t)t->s.dev->scratch_bytes(t->s.dev)}; // of any rank
+    TRY(comm_all_reduce(t->s.mesh.world, most, COUNT_OF(most), DT_I64, REDUCE_MAX));
     buf_printf(&b,
                "\"step\": %lld, \"loss\": %.9g, \"grad_norm\": %.9g, \"lr\": %.9g, \"tokens\": %lld, "
                "\"trained_tokens\": %lld, ",
                (long long)t->step, r->loss, r->grad_norm, r->lr, (long long)r->tokens, (long long)r->trained_tokens);
-    buf_printf(&b, "\"tokens_per_s\": %.9g, \"step_ms\": %.9g, \"rss_bytes\": %lld, ",
-               (double)r->tokens / r->step_ms * 1e3, r->step_ms, (long long)rss);
+    buf_printf(&b, "\"tokens_per_s\": %.9g, \"step_ms\": %.9g, \"rss_bytes\": %lld, \"scratch_bytes\": %lld, ",
+               (double)r->tokens / r->step_ms * 1e3, r->step_ms, (long long)most[0], (long long)most[1]);
     buf_printf(&b, "\"comm_bytes\": %llu, \"wait_ms\": %.9g, \"beside_ms\": %.9g, \"beside_wait_ms\": %.9g",
                (unsigned long long)traffic_bytes(&r->traffic), r->traffic.wait_ms, r->traffic.beside_ms,
                r->traffic.beside_wait_ms);

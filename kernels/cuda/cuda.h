@@ -18,6 +18,7 @@ enum {
     MARKS = 256,             // more than are waited for at a time
     MOST_BLOCKS = 64,        // blocks of memory that are handed out at a time
     MOST_FLAGS = 16,         // integers of the host that ops set
+    FLAG_BYTES = MOST_FLAGS * sizeof(int),
     MOST_WATCHERS = 8,
     WORKSPACE_BYTES = 32 << 20, // what cuBLAS asks for on Hopper
 };
@@ -47,6 +48,7 @@ typedef struct GemmCache GemmCache;
 
 typedef struct CudaDevice {
     int index, sms;
+    bool dry; // of a null device (imitate): ops are called to see what they ask for, and nothing is submitted or taken
     cudaStream_t compute, side;
     cudaEvent_t reached, side_reached, mark[MARKS];
     _Atomic uint64_t marks;
@@ -98,7 +100,7 @@ cudaStream_t cuda_stream(Device *d); // the calling thread's; makes d this threa
 // Remembers the first fault; sync tells it. Returns whether e is one.
 bool cuda_note(Device *d, cudaError_t e, const char *what);
 void cuda_note_text(Device *d, const char *text);
-bool cuda_faulty(const Device *d);
+bool cuda_skips(const Device *d); // nothing is to be submitted: something has gone wrong, or d is dry
 int cuda_fault(Device *d);        // OK, or E_FAILED with the fault in the error record
 bool cuda_reached(cudaEvent_t e); // does not count as an error when it is not
 // Until the event has come, looking at the watchers meanwhile.
@@ -110,8 +112,11 @@ void cuda_unwatch(Device *d, void *ctx);
 // ---- memory.c ----
 int cuda_memory_open(Device *d);
 void cuda_memory_close(Device *d);
+// What is held for a request of so much: up to a quarter more, since requests differ a little. It grows with them in steps, so that what
+// is held in the end is a matter of the largest alone, and not of the order in which they came.
+size_t cuda_room(size_t bytes);
 // Device memory for one op, 256-byte aligned, undefined; the next op's may be the same. NULL, and a fault noted, when there is not
-// as much. From the computing thread only.
+// as much; NULL of a dry device, which only notes what would be held. From the computing thread only.
 void *cuda_scratch(Device *d, size_t bytes);
 // bytes at device memory `from` go to `to`, on the host, when the device is next synchronised.
 void cuda_deliver(Device *d, void *to, const void *from, size_t bytes);
@@ -143,10 +148,16 @@ void cuda_gemm(Device *d, const CudaGemm *g);
 int cuda_gemm_shapes(const Device *d); // that heuristics were asked for
 
 // ---- ops.c, head.c ----
-// Launches cuda_NAME(arguments..., stream), unless something has gone wrong before.
+// Over a dry device an op has no memory (device_open_null) and is run for its cuda_scratch alone, which it asks for before anything makes
+// it return. Outside of RUN it moves pointers with cuda_at and looks into the host's only.
+static inline void *cuda_at(const void *p, size_t bytes) // NULL stays NULL
+{
+    return p ? (char *)p + bytes : NULL;
+}
+// Launches cuda_NAME(arguments..., stream); when nothing is to be submitted, the arguments are not even looked at.
 #define RUN(name, ...)                                                                                                 \
     do {                                                                                                               \
-        if (cuda_faulty(d)) break;                                                                                     \
+        if (cuda_skips(d)) break;                                                                                      \
         cuda_##name(__VA_ARGS__, cuda_stream(d));                                                                      \
         cuda_note(d, cudaGetLastError(), #name);                                                                       \
     } while (0)

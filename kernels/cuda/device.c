@@ -23,9 +23,9 @@ bool cuda_note(Device *d, cudaError_t e, const char *what)
     return true;
 }
 
-bool cuda_faulty(const Device *d)
+bool cuda_skips(const Device *d)
 {
-    return *cuda_of(d)->fault;
+    return cuda_of(d)->dry || *cuda_of(d)->fault;
 }
 
 int cuda_fault(Device *d)
@@ -219,9 +219,31 @@ static size_t packed_bytes(const Device *d, DType t, int N, int K)
     return (size_t)N * (size_t)K * dtype_size(t);
 }
 
+// All device memory that is not blocks for arenas: what ops grow, and what is there from the beginning.
 static size_t scratch_bytes(const Device *d)
 {
-    return cuda_of(d)->scratch_bytes + WORKSPACE_BYTES;
+    const CudaDevice *c = cuda_of(d);
+    return c->scratch_bytes + c->attention.bytes + WORKSPACE_BYTES + (size_t)STAGES * STAGE_BYTES + FLAG_BYTES;
+}
+
+static void dry_close(Device *d)
+{
+    pthread_mutex_destroy(&cuda_of(d)->fault_lock);
+    free(d->impl);
+    free(d);
+}
+
+// The very ops, so that what they will be found to take is what they take.
+static void cuda_imitate(const Device *d, Device *null)
+{
+    CudaDevice *c = xcalloc(1, sizeof *c);
+    pthread_mutex_init(&c->fault_lock, NULL);
+    c->dry = true;
+    null->op = d->op;
+    null->packed_bytes = packed_bytes;
+    null->scratch_bytes = scratch_bytes;
+    null->close = dry_close;
+    null->impl = c;
 }
 
 static void cuda_close(Device *d)
@@ -263,6 +285,7 @@ int cuda_device_open(Device **out, const DeviceConfig *config)
                   .sync = cuda_sync,
                   .packed_bytes = packed_bytes,
                   .scratch_bytes = scratch_bytes,
+                  .imitate = cuda_imitate,
                   .close = cuda_close,
                   .mark = cuda_mark,
                   .side_begin = cuda_side_begin,

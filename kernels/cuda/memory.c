@@ -60,17 +60,28 @@ static bool cuda_owns(const Device *d, const void *p)
     return found;
 }
 
+size_t cuda_room(size_t bytes)
+{
+    size_t grain = ARENA_ALIGN;
+    while (8 * grain <= bytes) grain *= 2;
+    return ROUND_UP(bytes, grain);
+}
+
 void *cuda_scratch(Device *d, size_t bytes)
 {
     CudaDevice *c = cuda_of(d);
     if (bytes <= c->scratch_bytes) return c->scratch;
+    const size_t wanted = cuda_room(bytes);
+    if (c->dry) {
+        c->scratch_bytes = wanted;
+        return NULL;
+    }
     const cudaStream_t stream = cuda_stream(d);
     ASSERT(stream == c->compute);
     if (cuda_note(d, cudaStreamSynchronize(stream), "cudaStreamSynchronize")) return NULL; // it is still being used
     cudaFree(c->scratch);
     c->scratch = NULL;
     c->scratch_bytes = 0;
-    const size_t wanted = ROUND_UP(bytes + bytes / 4, ARENA_ALIGN); // some room: requests differ a little
     if (cuda_note(d, cudaMalloc(&c->scratch, wanted), tmpf("scratch memory of %.2f GiB", gib(wanted)))) {
         (void)cudaGetLastError();
         c->scratch = NULL;
@@ -144,6 +155,7 @@ static void put_row(char *to, DType to_t, const void *from, DType from_t, int fi
 int cuda_upload_rows(Device *d, void *dst, DType dst_t, int64_t ldd, const void *src, DType src_t, int64_t ld, int rows,
                      int K)
 {
+    if (cuda_skips(d)) return cuda_fault(d);
     const size_t size = dtype_size(dst_t);
     const int some = MAX(1, (int)(STAGE_BYTES / ((size_t)K * size))), part = MIN(K, (int)(STAGE_BYTES / size));
     for (int r = 0; r < rows; r += some)
@@ -181,6 +193,7 @@ static void send_blocks(Device *d, CudaStage *s, void *dst, DType dst_t, int64_t
 
 int cuda_upload_blocks(Device *d, void *dst, DType dst_t, int64_t ldd, const void *src, Quant format, int rows, int K)
 {
+    if (cuda_skips(d)) return cuda_fault(d);
     const QuantFormat *q = &quant_formats[format];
     const bool apart = ldd != K; // else they are one long row
     const size_t element = dtype_size(dst_t), bytes = (size_t)q->bytes, block = (size_t)q->block;
@@ -236,6 +249,7 @@ static int cuda_download(Device *d, void *dst, const void *src, size_t bytes)
 void cuda_deliver(Device *d, void *to, const void *from, size_t bytes)
 {
     CudaDevice *c = cuda_of(d);
+    if (cuda_skips(d)) return;
     for (size_t at = 0; at < bytes; at += RESULT_BYTES) {
         const size_t n = MIN(bytes - at, RESULT_BYTES);
         if (c->results_used + n > RESULT_BYTES && cuda_deliver_all(d) < 0) return;
@@ -299,10 +313,9 @@ int cuda_memory_open(Device *d)
         cuda_note(d, cudaMallocHost((void **)&c->down[i], DOWN_BYTES), "pinned host memory");
         cuda_note(d, cudaEventCreateWithFlags(&c->down_sent[i], cudaEventDisableTiming), "cudaEventCreate");
     }
-    const size_t flags = MOST_FLAGS * sizeof *c->flags;
-    cuda_note(d, cudaMallocHost((void **)&c->results, RESULT_BYTES + flags), "pinned host memory");
-    cuda_note(d, cudaMalloc((void **)&c->flags, flags), "device memory");
-    cuda_note(d, cudaMemsetAsync(c->flags, 0, flags, cuda_stream(d)), "cudaMemsetAsync");
+    cuda_note(d, cudaMallocHost((void **)&c->results, RESULT_BYTES + FLAG_BYTES), "pinned host memory");
+    cuda_note(d, cudaMalloc((void **)&c->flags, FLAG_BYTES), "device memory");
+    cuda_note(d, cudaMemsetAsync(c->flags, 0, FLAG_BYTES, cuda_stream(d)), "cudaMemsetAsync");
     d->upload = cuda_upload;
     d->download = cuda_download;
     d->zero = cuda_zero;

@@ -13,7 +13,7 @@ static int64_t stride(const Packed *w)
 
 static void *place_of(const Packed *w, int row, int column)
 {
-    return (char *)w->data + (size_t)(row * stride(w) + column) * dtype_size(w->t);
+    return cuda_at(w->data, (size_t)(row * stride(w) + column) * dtype_size(w->t));
 }
 
 void cuda_op_linear_pack(Device *d, Packed *w, int n0, int rows, const void *src, DType src_t, int64_t ld)
@@ -76,7 +76,7 @@ static bool bordered(DType t, const void *x, int64_t ldx, int inner, const Packe
                      const LowRank *lr)
 {
     return w->t == t && lr->w->t == t && lr->w->data == beside && stride(lr->w) == stride(w) && lr->lds == ldx &&
-           lr->s == (const char *)x + (size_t)inner * dtype_size(t);
+           lr->s == cuda_at(x, (size_t)inner * dtype_size(t));
 }
 
 // Where they do not, a product of its own, which the base's adds to: a pass over the result more, and another rounding. It goes first:
@@ -357,20 +357,29 @@ static void keep_sequences(CudaAttention *k, const AttnShape *a)
     k->shape.k_len = k->lists + 3 * S;
 }
 
+static bool table_room(Device *d, size_t bytes)
+{
+    CudaAttention *k = &cuda_of(d)->attention;
+    const size_t wanted = cuda_room(bytes);
+    if (bytes <= k->bytes) return true;
+    if (!cuda_of(d)->dry) {
+        (void)cudaStreamSynchronize(cuda_stream(d)); // the old one may be in use
+        cudaFree(k->table);
+        k->table = NULL;
+        k->bytes = 0;
+        if (cuda_note(d, cudaMalloc(&k->table, wanted), "memory for attention's table")) return false;
+    }
+    k->bytes = wanted;
+    return true;
+}
+
 // The kernels' table of what is to be done, on the device. All layers of a micro-batch ask for the same one.
 static const void *attention_table(Device *d, const AttnShape *a)
 {
     CudaAttention *k = &cuda_of(d)->attention;
     if (k->lists && same_sequences(&k->shape, a)) return k->table;
     const size_t bytes = cuda_attn_table_bytes(a);
-    if (bytes > k->bytes) {
-        (void)cudaStreamSynchronize(cuda_stream(d)); // the old one may be in use
-        cudaFree(k->table);
-        k->table = NULL;
-        k->bytes = 0;
-        if (cuda_note(d, cudaMalloc(&k->table, 2 * bytes), "memory for attention's table")) return NULL;
-        k->bytes = 2 * bytes;
-    }
+    if (!table_room(d, bytes) || cuda_skips(d)) return NULL;
     void *host = xmalloc(bytes);
     cuda_attn_table(host, a);
     const int status = d->upload(d, k->table, host, bytes);

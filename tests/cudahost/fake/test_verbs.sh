@@ -5,14 +5,7 @@ rows 8 "$work/rows.jsonl"
 model=$work/model
 mkdir "$model"
 cp $golden/llama/{config.json,model.safetensors} "$model"
-# a token for each letter, one for the space, and something to print for each of the others
-awk 'BEGIN {
-    printf "{\"version\": \"1.0\", \"added_tokens\": [], \"normalizer\": null, \"post_processor\": null, \"pre_tokenizer\": "
-    printf "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": true}, \"decoder\": {\"type\": \"ByteLevel\"}, "
-    printf "\"model\": {\"type\": \"BPE\", \"merges\": [], \"vocab\": {"
-    for (i = 0; i < 320; i++) printf "%s\"%s\": %d", i ? ", " : "", i < 26 ? sprintf("%c", 97 + i) : i == 26 ? "Ġ" : "z" i, i
-    print "}}}"
-}' >"$model/tokenizer.json"
+letters >"$model/tokenizer.json"
 cat >"$work/recipe.yaml" <<END
 model: $golden/llama
 precision: f32
