@@ -48,9 +48,11 @@ static inline bf16_t f32_to_bf16(float f) // nearest even; NaN stays NaN
 // Made by linear_pack; frozen weights are never held in any other form.
 typedef struct Packed {
     DType t;
-    int N, K;   // logical shape
-    void *data; // device memory, d->op.packed_bytes(d, t, N, K) bytes, ARENA_ALIGN-byte aligned
-    int64_t ld; // on a device with borders: elements between two rows; 0: K
+    int N, K; // logical shape
+    void *
+        data; // device memory, d->packed_bytes(d, t, N, K) bytes, ARENA_ALIGN-byte aligned; or, with ld, in another's memory
+    int64_t
+        ld; // on a device with borders: elements between two rows, each at a multiple of 16 bytes; 0: K, side by side
 } Packed;
 
 // On a device with borders (cuda) the adapter of a weight may lie in a border of it, [W B; A ·] in one piece of (N+R, K+R) elements, and

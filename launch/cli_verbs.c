@@ -65,7 +65,8 @@ static const CliOption generate_options[] = {
 };
 static const CliOption plan_options[] = {
     RANGE(CLI_INT, "ranks", ranks, "N", 1, 1 << 20, "how many ranks to plan for (default 1)"),
-    VALUE(CLI_BYTES, "memory", memory_bytes, "SIZE", "of a rank's machine, such as 16G (default: this machine's)"),
+    VALUE(CLI_BYTES, "memory", memory_bytes, "SIZE",
+          "of a rank's machine, such as 16G (default: the GPU's, or this machine's)"),
     RANGE(CLI_REAL, "disk-mbps", disk_mbps, "N", 1e-3, 1e9, "MB/s of the disk: how long a checkpoint takes"),
     RANGE(CLI_REAL, "net-gbps", net_gbps, "N", 1e-6, 1e9, "Gbit/s of a rank's wire: how long exchanges take"),
     FLAG("json", json, "print JSON"),

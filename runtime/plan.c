@@ -315,7 +315,7 @@ static void print_plan_json(const Plan *p, const PlanArgs *a)
 // ---- the verb -------------------------------------------------------------------------------------------------------
 static int plan_opened(Stage *g, const PlanArgs *a)
 {
-    Plan p = {.memory = a->memory_bytes};
+    Plan p = {.memory = a->memory_bytes ? a->memory_bytes : g->t->s.dev->memory_bytes}; // a GPU's, if it has its own
     if (!p.memory) {
         Topo topo;
         TRY(topo_read(&topo));

@@ -127,9 +127,14 @@ int train_step(Trainer *t, StepResult *r)
              (long long)t->step + 1);
         return comm_agree(t->s.mesh.world, E_FAILED); // told once
     }
-    r->loss = ldexp((double)loss, -LOSS_FIX_BITS) / (double)os.trained_tokens;
     r->lr = schedule_lr(&t->schedule, t->step);
-    TRY(optimizer_step(t->s.model, t->grads, &t->adamw, r->lr, r->grad_norm, t->step + 1));
+    if (os.trained_tokens) {
+        r->loss = ldexp((double)loss, -LOSS_FIX_BITS) / (double)os.trained_tokens;
+        TRY(optimizer_step(t->s.model, t->grads, &t->adamw, r->lr, r->grad_norm, t->step + 1));
+    } else { // a mean over nothing: 0, beside trained_tokens 0; and nothing to learn from
+        r->loss = 0;
+        log_warn("step %lld trains no token: its rows are one token long; nothing is changed", (long long)t->step + 1);
+    }
     t->step++;
     r->tokens = sb->tokens;
     r->trained_tokens = sb->trained_tokens;

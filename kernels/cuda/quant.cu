@@ -2,8 +2,8 @@
 //
 // Blocks are of sizes that no access fits (34 bytes), and their bytes are asked for several times. So a thread block fetches CHUNK elements'
 // worth of them into shared memory, 16 bytes an access, and decodes them from there, two neighbouring elements to a thread: the 64 of
-// a warp are stored side by side, and what they are made of, the bytes of at most two neighbouring blocks, lies within 128, so that
-// no bank is asked for two words at once, whatever the format.
+// a warp are stored side by side, and what an access of the warp reads lies within 128 bytes, so that no bank is asked for two words at
+// once, whatever the format.
 #include "quant.h"
 #include "rows.cuh"
 #include <cuda_fp16.h>

@@ -19,7 +19,7 @@ constexpr int ROW_THREADS = 256;
 constexpr int BESIDE_F32 = 4;
 
 // ---- elements ----
-// v: elements [0, N) at p, as they are. N is 1, or N elements take 8 bytes or a multiple of 16, to which, or to 16, p is aligned.
+// v: elements [0, N) at p, as they are. N is 1, or they take 8 bytes (a store: 4) or a multiple of 16, to which, or 16, p is aligned.
 template <int N, typename T> DEVICE void load_few(T (&v)[N], const T *p)
 {
     if constexpr (N == 1)
@@ -36,7 +36,7 @@ template <int N, typename T> DEVICE void load_few(T (&v)[N], const T *p)
         }
     }
 }
-template <int N, typename T> DEVICE void store_few(T *p, const T (&v)[N]) // or to 4 bytes
+template <int N, typename T> DEVICE void store_few(T *p, const T (&v)[N])
 {
     if constexpr (N == 1)
         *p = v[0];
@@ -49,7 +49,7 @@ template <int N, typename T> DEVICE void store_few(T *p, const T (&v)[N]) // or 
         memcpy(&u, v, sizeof u);
         *reinterpret_cast<uint2 *>(p) = u;
     } else {
-        static_assert(N * sizeof(T) % 16 == 0, "8 bytes or a multiple of 16");
+        static_assert(N * sizeof(T) % 16 == 0, "4 or 8 bytes or a multiple of 16");
 #pragma unroll
         for (int i = 0; i < N; i += Pack<T>::N) {
             uint4 u;

@@ -215,7 +215,9 @@ static int refuse_empty(const Dataset *d)
 static int refuse_untrained(const Dataset *d)
 {
     if (d->stats.trained_tokens || d->encoder.scoring || d->encoder.prompt_only) return OK;
-    return fail(E_INPUT, d->path, "a row's first token is never trained: give rows of two tokens or more",
+    return fail(E_INPUT, d->path,
+                d->stats.dropped_long ? "raise data.max_tokens, or set data.overlong to cut: longer rows were dropped"
+                                      : "a row's first token is never trained: give rows of two tokens or more",
                 "trains zero tokens");
 }
 

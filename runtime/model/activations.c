@@ -123,8 +123,8 @@ int activations_open(Activations **out, Model *m, Arena *step, int T, int S, int
     Activations *a = xcalloc(1, sizeof *a);
     *a = (Activations){.m = m, .T_max = T, .S_max = S, .M_max = M, .train = train, .recompute = recompute};
     a->room = widest_border(m);
-    // rows that ranks exchange, or that the embedding's gradient is taken from, lie side by side
-    a->stream_room = m->sequence || m->top[P_EMBED]->slot >= 0 ? 0 : a->room;
+    a->stream_room = m->sequence ? 0 : a->room;           // rows that ranks exchange lie side by side
+    ASSERT(!a->stream_room || m->top[P_EMBED]->slot < 0); // so do those of which the embedding's gradient is made
     a->layer = xcalloc((size_t)c->L, sizeof *a->layer);
     carve_layers(a, step);
     a->h = arena_alloc(step, act_bytes(a, T, c->C + a->stream_room));

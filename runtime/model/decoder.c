@@ -47,7 +47,7 @@ static int block_input_gradient(Activations *a, GradSet *g, const Param *w, cons
 
 static void *column(const Activations *a, void *base, int64_t col)
 {
-    return (char *)base + (size_t)col * dtype_size(a->m->t);
+    return base ? (char *)base + (size_t)col * dtype_size(a->m->t) : NULL; // NULL: a measuring arena's
 }
 
 static int64_t q_width(const Model *m)

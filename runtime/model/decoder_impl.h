@@ -15,7 +15,7 @@ typedef struct LayerActs {
     void *x_mid;      // (T,C) after attention and its residual
     float *rstd2;     // (T)
     void *gu;         // (T,2F), with room behind gate and up
-    void *s[P_COUNT]; // (T,R) of each adapted linear, indexed by ParamId
+    void *s[P_COUNT]; // (T,R) of each adapted linear, indexed by ParamId; NULL where it lies in o's room
 } LayerActs;
 
 struct Activations {
@@ -35,7 +35,7 @@ struct Activations {
     void *h;          // (T,C) normed input, with stream_room
     void *a;          // (T,F) SwiGLU product, with room
     void *drop;       // (T, widest K) dropped-out adapter input
-    void *ds;         // (T, largest R)
+    void *ds;         // (T, largest R), where dy has no room
     void *u;          // (T, widest N) DoRA: x·W'ᵀ again, then its gradient; with room
     void *dx;         // (T,C) the gradient on its way down, this rank's rows of the stream; with stream_room
     void *full;       // (T,C) sequence parallel: all rows of what ranks hold in parts

@@ -136,11 +136,12 @@ static int dora_backward(Activations *a, const LinearIn *in, const void *x, int6
     const Param *p = in->p;
     const Adapter *ad = p->adapter;
     const Columns u = {a->u, p->N + a->room, a->room};
-    const Inner s = inner_of(a, ad, &in->x, p->K, in->s);
+    // behind x again, unless what is multiplied is not x
+    const Inner kept = kept_inner(a, in), s = drops(a, ad) ? kept : inner_of(a, ad, &in->x, p->K, in->s);
     const LowRank lr = low_rank(ad, s, &ad->B);
     bool add;
     float *dm = grad_begin(a, g, ad->slot_m, &add);
-    copy_inner(a, s, kept_inner(a, in), ad->R);
+    copy_inner(a, s, kept, ad->R);
     d->op.linear_fwd(d, t, u.at, u.ld, x, ldx, &p->packed, &lr, NULL, NULL, a->T);
     d->op.scale_cols_bwd(d, t, u.at, u.ld, dm, dy->at, dy->ld, u.at, u.ld, ad->gain, ad->inv_norm, add, p->N, a->T);
     *dy = u;

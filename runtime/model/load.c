@@ -193,11 +193,15 @@ static void place(Model *m, Packed *w)
     w->data = arena_alloc(m->run, m->dev->packed_bytes(m->dev, w->t, w->N, w->K));
 }
 
-// [W B; A ·] in one piece
-static void place_bordered(Model *m, Packed *w, Adapter *ad)
+size_t param_bytes(const Model *m, const Param *p)
+{
+    const int border = p->adapter && p->adapter->bordered ? p->adapter->R : 0;
+    return m->dev->packed_bytes(m->dev, m->t, p->N + border, p->K + border);
+}
+
+void place_bordered(Packed *w, Adapter *ad, char *at)
 {
     const int64_t ld = w->K + ad->R;
-    char *at = arena_alloc(m->run, m->dev->packed_bytes(m->dev, w->t, w->N + ad->R, w->K + ad->R));
     w->data = at;
     ad->B.data = at ? at + (size_t)w->K * dtype_size(w->t) : NULL;
     ad->A.data = at ? at + (size_t)(w->N * ld) * dtype_size(w->t) : NULL;
@@ -210,13 +214,18 @@ static void place_params(Model *m)
     for (int i = 0; i < m->n_param; i++) {
         Param *p = &m->param[i];
         Adapter *ad = p->adapter;
-        if (ad) ad->bordered = m->dev->borders && !p->gathered && ad->R % 8 == 0 && p->N % 8 == 0 && p->K % 8 == 0;
-        if (ad && ad->bordered) {
-            place_bordered(m, &p->packed, ad);
+        if (ad) ad->bordered = m->dev->borders && ad->R % 8 == 0 && p->N % 8 == 0 && p->K % 8 == 0;
+        if (ad && ad->bordered && !p->gathered) {
+            place_bordered(&p->packed, ad, arena_alloc(m->run, param_bytes(m, p)));
             continue;
         }
         if (p->packed.N && !p->gathered) place(m, &p->packed);
-        if (ad) place(m, &ad->A), place(m, &ad->B);
+        if (!ad) continue;
+        place(m, &ad->A), place(m, &ad->B);
+        if (!ad->bordered) continue;
+        ad->kept_A = ad->A, ad->kept_B = ad->B; // A and B themselves lie in a slot (zero.c)
+        m->trained[ad->slot_a].packed = &ad->kept_A;
+        m->trained[ad->slot_b].packed = &ad->kept_B;
     }
 }
 

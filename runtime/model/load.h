@@ -6,6 +6,10 @@ unsigned param_id_flags(ParamId id); // PF_*
 // rows of K elements, ld apart in host memory, to device memory where they lie side by side; rounds when src is F32 and dst BF16
 int upload_rows(Device *d, void *dst, DType t, const void *src, DType src_t, int64_t ld, int rows, int K);
 
+// Gives a weight with a bordered adapter, [W B; A ·], its place; at: param_bytes of device memory, or NULL in a measuring arena.
+void place_bordered(Packed *w, Adapter *ad, char *at);
+size_t param_bytes(const Model *m, const Param *p); // of the packed weight, with its border
+
 // trainable.c
 bool param_cut_columns(const Param *p);                                // over the tensor ranks
 int trainable_setup(Model *m, const TrainSpec *spec);                  // fills trained and allocates

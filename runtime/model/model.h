@@ -60,6 +60,7 @@ typedef struct Adapter {
     uint64_t stream;                    // of its dropout mask: hash of the module's name
     Packed A, B;                        // (R,K) and (N,R), what the kernels read
     bool bordered;                      // A and B lie in the borders of the weight (kernels.h: Packed)
+    Packed kept_A, kept_B;              // ZeRO 3: their values, while another layer's weight has that place
     int slot_a, slot_b;                 // in Model.trained
     bool dora;                          // its rows have magnitudes (dora.c), each (N) f32:
     float *magnitude;                   // trained

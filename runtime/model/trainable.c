@@ -311,7 +311,7 @@ int trainable_init(Model *m, const TrainSpec *spec, Weights *adapter)
             continue;
         }
         if (!t->packed) continue; // a magnitude begins as the norm
-        if (t->packed == &t->param->adapter->A)
+        if (i == t->param->adapter->slot_a)
             init_lora_a(t, spec->seed, host);
         else
             memset(host, 0, (size_t)t->N * (size_t)t->K * sizeof(float));

@@ -46,6 +46,22 @@ static void *offset(void *base, size_t elements, DType t)
     return base ? (char *)base + elements * dtype_size(t) : NULL;
 }
 
+// What the matrix takes at most, over the layers.
+static size_t slot_bytes(const Model *m, ParamId id)
+{
+    size_t bytes = 0;
+    for (int l = 0; l < m->cfg.L; l++) bytes = MAX(bytes, ROUND_UP(param_bytes(m, m->layer[l].p[id]), ARENA_ALIGN));
+    return bytes;
+}
+
+static void place_in_slot(Param *p, char *at)
+{
+    if (p->adapter && p->adapter->bordered)
+        place_bordered(&p->packed, p->adapter, at);
+    else
+        p->packed.data = at;
+}
+
 static void open_slots(struct Zero *z)
 {
     Model *m = z->m;
@@ -58,7 +74,7 @@ static void open_slots(struct Zero *z)
         if (!p || !p->gathered) continue;
         z->shape[n] = (ShardTensor){.N = p->N, .K = p->K};
         z->id[n++] = (ParamId)id;
-        packed += m->dev->packed_bytes(m->dev, m->t, p->N, p->K);
+        packed += slot_bytes(m, (ParamId)id);
     }
     units_open(&z->layer, z->shape, n, 1, zero_parts(m));
     z->layer_piece = xcalloc((size_t)n * (size_t)zero_parts(m) + 1, sizeof *z->layer_piece);
@@ -69,9 +85,8 @@ static void open_slots(struct Zero *z)
         z->slot[s].rows = arena_alloc(m->run, unit_elements(&z->layer, 0) * dtype_size(m->t));
         char *at = arena_alloc(m->run, packed);
         for (int k = 0; k < n; k++) {
-            size_t bytes = m->dev->packed_bytes(m->dev, m->t, z->shape[k].N, z->shape[k].K);
-            for (int l = s; l < m->cfg.L; l += 2) m->layer[l].p[z->id[k]]->packed.data = at;
-            at = at ? at + bytes : NULL;
+            for (int l = s; l < m->cfg.L; l += 2) place_in_slot(m->layer[l].p[z->id[k]], at);
+            at = at ? at + slot_bytes(m, z->id[k]) : NULL;
         }
     }
 }
@@ -215,6 +230,14 @@ int zero_ask(Model *m, int layer)
     return OK;
 }
 
+// The adapter of a weight that has come into its slot comes into the border.
+static void pack_border(Model *m, Adapter *ad)
+{
+    Device *d = m->dev;
+    d->op.linear_pack(d, &ad->A, 0, ad->A.N, ad->kept_A.data, m->t, ad->A.K);
+    d->op.linear_pack(d, &ad->B, 0, ad->B.N, ad->kept_B.data, m->t, ad->B.K);
+}
+
 int zero_need(Model *m, int layer)
 {
     struct Zero *z = m->z;
@@ -229,6 +252,10 @@ int zero_need(Model *m, int layer)
         if (piece->rows)
             m->dev->op.linear_pack(m->dev, &p->packed, piece->row0, piece->rows, offset(s->rows, piece->at, m->t), m->t,
                                    p->K);
+    }
+    for (int k = 0; k < z->layer.n; k++) {
+        Adapter *ad = m->layer[layer].p[z->id[k]]->adapter;
+        if (ad && ad->bordered) pack_border(m, ad);
     }
     s->asked = -1;
     s->held = layer;

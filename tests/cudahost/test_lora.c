@@ -35,16 +35,16 @@ static void expect_close(const char *what, const Case *c, DType t, const void *g
 
 typedef struct Operands {
     void *dy, *s, *b;
-    int64_t lddy;
+    int64_t lddy, lds; // lds: of b, too
     float *db_before;
 } Operands;
 
 static Operands operands_new(const Case *c)
 {
-    Operands o = {.lddy = c->N + c->pad};
+    Operands o = {.lddy = c->N + c->pad, .lds = c->R + c->pad};
     o.dy = device_random("dy", DT_BF16, (size_t)((c->T - 1) * o.lddy + c->N), 1, 1);
-    o.s = device_random("s", DT_BF16, (size_t)c->T * c->R, 2, 1);
-    o.b = device_random("b", DT_BF16, (size_t)c->N * c->R, 3, 1);
+    o.s = device_random("s", DT_BF16, (size_t)((c->T - 1) * o.lds + c->R), 2, 1);
+    o.b = device_random("b", DT_BF16, (size_t)((c->N - 1) * o.lds + c->R), 3, 1);
     o.db_before = device_random("db before", DT_F32, (size_t)c->N * c->R, 4, 1);
     return o;
 }
@@ -76,7 +76,7 @@ static Result run(const Case *c, const Operands *o)
 {
     Result r = result_new(c, o);
     void *scratch = cudahost_alloc(cuda_lora_bwd_scratch(c->N, c->R, c->T), "scratch");
-    cuda_lora_bwd(r.ds, c->R, r.db, o->dy, o->lddy, o->s, c->R, o->b, c->R, 0.5f, c->accumulate, c->N, c->R, c->T,
+    cuda_lora_bwd(r.ds, c->R, r.db, o->dy, o->lddy, o->s, o->lds, o->b, o->lds, 0.5f, c->accumulate, c->N, c->R, c->T,
                   scratch, NULL);
     cudahost_free(scratch);
     return r;
@@ -87,8 +87,8 @@ static Result run_reference(const Case *c, const Operands *o)
     Result r = result_new(c, o);
     const size_t bytes = reference->packed_bytes(reference, DT_BF16, c->N, c->R);
     Packed b = {DT_BF16, c->N, c->R, aligned_alloc(64, ROUND_UP(bytes, 64))};
-    reference->op.linear_pack(reference, &b, 0, c->N, o->b, DT_BF16, c->R);
-    reference->op.lora_bwd(reference, DT_BF16, r.ds, c->R, r.db, o->dy, o->lddy, o->s, c->R, &b, 0.5f, c->accumulate,
+    reference->op.linear_pack(reference, &b, 0, c->N, o->b, DT_BF16, o->lds);
+    reference->op.lora_bwd(reference, DT_BF16, r.ds, c->R, r.db, o->dy, o->lddy, o->s, o->lds, &b, 0.5f, c->accumulate,
                            c->T);
     free(b.data);
     return r;

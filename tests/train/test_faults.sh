@@ -34,6 +34,16 @@ cp "$golden/llama/model.safetensors" "$work/model/"
 sed -i 's/"hidden_size": 64/"hidden_size": 128/' "$work/model/config.json"
 bad '.*model.embed_tokens.weight: the shape is' "model=$work/model"
 
+# a step whose rows are one token long trains nothing and changes nothing
+printf '{"tokens": [5]}\n{"tokens": [5, 6, 9]}\n{"tokens": [7]}\n' >"$work/lone.jsonl"
+for steps in 1 2 3; do
+    train 0 0 "$work/lone-$steps" "data.train=$work/lone.jsonl" data.shuffle=false train.batch=1 train.steps=$steps train.schedule=constant method=full
+    says 'step 1 trains no token'
+done
+grep -q '"step": 3, "loss": 0,.*"trained_tokens": 0' "$work/lone-3/metrics.jsonl" || complain "a step that trains nothing"
+cmp -s "$work/lone-2/model/model.safetensors" "$work/lone-3/model/model.safetensors" || complain "a step without a token changed weights"
+cmp -s "$work/lone-1/model/model.safetensors" "$work/lone-2/model/model.safetensors" && complain "a step with tokens changed nothing"
+
 # numbers that are not finite: exit 1, the step and the rows named, checkpoints intact
 train 1 2 "$work/nan" train.lr=1e3 train.steps=200 train.warmup=0 train.clip=0 method=full
 says 'attune: error: .*step [0-9]+: the (loss|gradient|gradient norm) is not finite'

@@ -26,7 +26,8 @@ compare dora-kept 1e-5 1e-4 model=$golden/llama lora.variant=dora lora.dropout=0
 compare full 2e-5 2e-4 model=$golden/llama_untied method=full train.recompute=true train.weight_decay=0.1
 # bf16: a sum that is an ulp away is rounded to another number, 2^-8 away, and goes on from there. Losses, means over many such, stay
 # within the unit roundoff of 2^-9 (seen: 9e-4, as far as the CPU's bf16 is from its f32); norms of gradients within 1e-2 (seen: 5e-3).
-compare bf16 2e-3 1e-2 model=$golden/llama precision=bf16 lora.dropout=0
+compare bf16 2e-3 1e-2 model=$golden/llama precision=bf16
+compare bf16-kept 2e-3 1e-2 model=$golden/llama precision=bf16 lora.dropout=0
 compare bf16-4 2e-3 1e-2 model=$golden/llama precision=bf16 lora.rank=4 # few enough for the kernel of dS and dB
 compare full-bf16 2e-3 1e-2 model=$golden/llama3 precision=bf16 method=full
 

@@ -150,6 +150,40 @@ static void expect_matrix(World *w, const Packed *p, const Packed *like)
     free(got), free(want);
 }
 
+// Rows that are sent and decoded in more than one piece, and rows that are longer than a piece.
+static void many_pieces(void **state)
+{
+    (void)state;
+    static const int shapes[][2] = {{700, 512}, {3, 332800}};
+    Device *d = open_threads("cuda", 1), *ref = open_threads("cpu-ref", 1);
+    for (size_t i = 0; i < COUNT_OF(shapes) * COUNT_OF(kernel_types); i++) {
+        const int N = shapes[i / 2][0], K = shapes[i / 2][1], R = 8;
+        const DType t = kernel_types[i % 2];
+        const QuantFormat *q = &quant_formats[QUANT_Q4_K];
+        const size_t bytes = (size_t)N * (size_t)(K / q->block) * (size_t)q->bytes, all = (size_t)N * (size_t)(K + R);
+        Arena *arena;
+        check(device_arena(&arena, d, "test", all * dtype_size(t) + ARENA_ALIGN));
+        Packed w = {t, N, K, arena_alloc(arena, all * dtype_size(t)), K + R};
+        uint8_t *blocks = xmalloc(bytes);
+        for (size_t k = 0; k < bytes; k++) blocks[k] = (uint8_t)(k * k % 61); // no scale that is not a number
+        void *rows = random_values(t, (size_t)N * (size_t)K, 1, 1),
+             *got = xmalloc((size_t)N * (size_t)K * dtype_size(t));
+        d->op.linear_pack(d, &w, 0, N, rows, t, K);
+        d->op.linear_unpack(d, &w, 0, N, got, t, K);
+        expect_same_bits("rows", got, rows, (size_t)N * (size_t)K * dtype_size(t));
+        Packed like = pack_values(ref, t, rows, t, N, K);
+        ref->op.linear_pack_blocks(ref, &like, 0, N, blocks, QUANT_Q4_K);
+        ref->op.linear_unpack(ref, &like, 0, N, rows, t, K);
+        d->op.linear_pack_blocks(d, &w, 0, N, blocks, QUANT_Q4_K);
+        d->op.linear_unpack(d, &w, 0, N, got, t, K);
+        expect_same_bits("rows of blocks", got, rows, (size_t)N * (size_t)K * dtype_size(t));
+        free(like.data), free(blocks), free(rows), free(got);
+        arena_free(arena);
+    }
+    device_close(ref);
+    device_close(d);
+}
+
 // From the host, from the device, and out of blocks: neither goes over the edge.
 static void neighbours_stay(void **state)
 {
@@ -183,6 +217,7 @@ static void neighbours_stay(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(one_product), cmocka_unit_test(neighbours_stay)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(one_product), cmocka_unit_test(neighbours_stay),
+                                       cmocka_unit_test(many_pieces)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
