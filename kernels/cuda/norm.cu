@@ -103,8 +103,7 @@ void cuda_rmsnorm_fwd(DType t, void *y, int64_t ldy, float *rstd, const void *x,
 struct NormArgs {
     const float *rstd, *w;
     float w_offset;
-    int64_t lddx;
-    int C, rows;
+    int lddx, C, rows;
     bool accumulate;
 };
 template <int WARPS, int HELD> struct NormShape { // of a block
@@ -121,12 +120,13 @@ DEVICE void norm_row(T *dx, const T *dy, const T *x, const NormArgs &a, int64_t 
     const int thread = (int)threadIdx.x % THREADS;
     Pack<T> held_x[HELD], held_dy[HELD];
     const float r = there ? a.rstd[row] : 0;
+    x += row * a.C, dy += row * a.C, dx += row * a.lddx;
 #pragma unroll
     for (int h = 0; h < HELD; h++) {
         const int c = (thread + h * THREADS) * N;
         if (!there || c >= a.C) continue;
-        held_x[h] = load16(x + row * a.C + c);
-        held_dy[h] = load16(dy + row * a.C + c);
+        held_x[h] = load16(x + c);
+        held_dy[h] = load16(dy + c);
     }
     float dot = 0;
 #pragma unroll
@@ -144,12 +144,14 @@ DEVICE void norm_row(T *dx, const T *dy, const T *x, const NormArgs &a, int64_t 
     for (int h = 0; h < HELD; h++) {
         const int c = (thread + h * THREADS) * N;
         if (!there || c >= a.C) continue;
-        float v[N], old[N] = {};
-        if (a.accumulate) load_n<N>(old, dx + row * a.lddx + c);
+        T *to = dx + c;
+        Pack<T> v = {}; // what is there, then what is to be
+        if (a.accumulate) v = load16(to);
 #pragma unroll
         for (int i = 0; i < N; i++)
-            v[i] = fmaf(to_f32(held_x[h].v[i]), k, u[h][i] * to_f32(held_dy[h].v[i]) * r) + old[i];
-        store_n<N>(dx + row * a.lddx + c, v);
+            v.v[i] =
+                from_f32<T>(fmaf(to_f32(held_x[h].v[i]), k, u[h][i] * to_f32(held_dy[h].v[i]) * r) + to_f32(v.v[i]));
+        store16(to, v);
     }
 }
 
@@ -298,6 +300,6 @@ size_t cuda_rmsnorm_bwd_scratch(int C, int T)
 void cuda_rmsnorm_bwd(DType t, void *dx, int64_t lddx, float *dw, const void *dy, const void *x, const float *rstd,
                       const float *w, float w_offset, bool accumulate, int C, int T, void *scratch, cudaStream_t stream)
 {
-    const NormArgs a = {rstd, w, w_offset, lddx, C, T, accumulate};
+    const NormArgs a = {rstd, w, w_offset, (int)lddx, C, T, accumulate};
     if (T && C) BY_TYPE(t, launch_rmsnorm_bwd, dx, dw, dy, x, a, (float *)scratch, stream);
 }
