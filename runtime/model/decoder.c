@@ -47,7 +47,7 @@ static int block_input_gradient(Activations *a, GradSet *g, const Param *w, cons
 
 static void *column(const Activations *a, void *base, int64_t col)
 {
-    return base ? (char *)base + (size_t)col * dtype_size(a->m->t) : NULL; // NULL: a measuring arena's
+    return offset(base, (size_t)col, a->m->t);
 }
 
 static int64_t q_width(const Model *m)

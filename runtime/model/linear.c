@@ -39,7 +39,7 @@ typedef struct Inner { // (T,R)
 static Inner inner_of(const Activations *a, const Adapter *ad, const Columns *of, int width, void *apart)
 {
     if (!ad->bordered || of->room < ad->R) return (Inner){apart, ad->R};
-    return (Inner){of->at ? (char *)of->at + act_bytes(a, 1, width) : NULL, of->ld};
+    return (Inner){offset(of->at, (size_t)width, a->m->t), of->ld};
 }
 
 static LowRank low_rank(const Adapter *ad, Inner s, const Packed *w)

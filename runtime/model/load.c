@@ -203,8 +203,8 @@ void place_bordered(Packed *w, Adapter *ad, char *at)
 {
     const int64_t ld = w->K + ad->R;
     w->data = at;
-    ad->B.data = at ? at + (size_t)w->K * dtype_size(w->t) : NULL;
-    ad->A.data = at ? at + (size_t)(w->N * ld) * dtype_size(w->t) : NULL;
+    ad->B.data = offset(at, (size_t)w->K, w->t);
+    ad->A.data = offset(at, (size_t)(w->N * ld), w->t);
     w->ld = ad->A.ld = ad->B.ld = ld;
 }
 

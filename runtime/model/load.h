@@ -2,6 +2,12 @@
 #pragma once
 #include "model/model.h"
 
+// Device memory so many elements behind base. NULL, a measuring arena's, stays NULL.
+static inline void *offset(void *base, size_t elements, DType t)
+{
+    return base ? (char *)base + elements * dtype_size(t) : NULL;
+}
+
 unsigned param_id_flags(ParamId id); // PF_*
 // rows of K elements, ld apart in host memory, to device memory where they lie side by side; rounds when src is F32 and dst BF16
 int upload_rows(Device *d, void *dst, DType t, const void *src, DType src_t, int64_t ld, int rows, int K);

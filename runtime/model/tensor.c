@@ -31,7 +31,7 @@ int stream_rows_max(const Model *m, int T)
 
 void *row_of(const Activations *a, void *x, int row)
 {
-    return x ? (char *)x + act_bytes(a, row, a->m->cfg.C) : NULL;
+    return offset(x, (size_t)row * (size_t)a->m->cfg.C, a->m->t);
 }
 
 // Elements before each rank's rows.

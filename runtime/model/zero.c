@@ -41,11 +41,6 @@ int zero_part(const Model *m)
 }
 
 // ---- opening --------------------------------------------------------------------------------------------------------
-static void *offset(void *base, size_t elements, DType t)
-{
-    return base ? (char *)base + elements * dtype_size(t) : NULL;
-}
-
 // What the matrix takes at most, over the layers.
 static size_t slot_bytes(const Model *m, ParamId id)
 {
